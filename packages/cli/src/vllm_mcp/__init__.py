@@ -1,0 +1,3 @@
+"""The suite's command line, `vllm-mcp`."""
+
+__version__ = "0.1.0"

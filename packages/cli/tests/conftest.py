@@ -1,0 +1,63 @@
+"""The command as people run it: a process, a folder of its own for everything, 80 columns."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from vllm_mcp.status import hub_runs
+
+LIMIT_S = 120
+"""Far above anything that these commands take; a command that hangs fails its test instead of the run."""
+
+
+@dataclass
+class Cli:
+    """Runs `vllm-mcp` with an environment that is the same on every machine."""
+
+    folder: Path
+    env: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def state(self) -> Path:
+        return self.folder / "hub"
+
+    def environment(self, **more: str) -> dict[str, str]:
+        ours = ("VLLM_", "HF_", "HUGGING", "DISCOVERY_", "LOG_LEVEL", "FORCE_COLOR", "NO_COLOR")
+        outside = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+        inside = {
+            "VLLM_HUB_DIR": str(self.state),
+            "VLLM_MCP_ENGINE_DIR": str(self.folder / "engines"),
+            "HF_HOME": str(self.folder / "hf"),
+            "HF_HUB_OFFLINE": "1",
+            "COLUMNS": "80",
+            "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
+        }
+        return outside | inside | self.env | more
+
+    def __call__(self, *words: str, stdin: str = "", **more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "vllm_mcp", *words],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            env=self.environment(**more),
+            timeout=LIMIT_S,
+            check=False,
+        )
+
+
+@pytest.fixture
+def cli() -> Iterator[Cli]:
+    """The command, with a state folder that is short enough for sockets; what it started ends with the test."""
+    command = Cli(Path(tempfile.mkdtemp(prefix="cli-", dir="/tmp")))
+    yield command
+    ended = command("down", "--force") if hub_runs(command.state) else None
+    shutil.rmtree(command.folder, ignore_errors=True)
+    assert ended is None or ended.returncode == 0, ended.stderr

@@ -1,0 +1,62 @@
+"""`hub.toml`: the few settings that belong to the host and not to any client. Read anew at every load."""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from vllm_mcp_protocol.errors import SettingError
+
+EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=200)]
+
+
+class EngineConfig(BaseModel):
+    """Table `[engine]`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    executable: str | None = None
+    """Absolute path of the `vllm` command; written by `vllm-mcp engine install`."""
+    env: dict[EnvironmentName, str] = Field(default_factory=dict)
+    """Added to every engine's environment."""
+    start_limit_s: float = Field(default=1800.0, gt=0)
+    """A start that takes longer is stopped. Large models from a network disk need it."""
+
+
+class HubConfig(BaseModel):
+    """The whole file; all of it is optional."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    engine: EngineConfig = EngineConfig()
+    idle_exit_s: float = Field(default=900.0, gt=0)
+    """The hub ends so long after the last engine and the last client are gone."""
+    host_reserve_mib: int = Field(default=1024, ge=0)
+    """Host memory that is never promised, on a machine without GPUs."""
+    log_limit_mib: int = Field(default=20, ge=1)
+    """An engine's log is turned over at this size; one old file is kept."""
+    keep_stopped: int = Field(default=20, ge=1)
+    """Folders of stopped engines that are kept for their logs."""
+
+
+def read_config(path: Path) -> HubConfig:
+    """The settings in `path`; defaults when there is no such file.
+
+    Raises SettingError naming the file, the key and what is allowed.
+    """
+    try:
+        return HubConfig.model_validate(tomllib.loads(path.read_text()))
+    except FileNotFoundError:
+        return HubConfig()
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise _refusal(path, "the file", f"not TOML ({error})") from None
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise _refusal(path, ".".join(map(str, problem["loc"])), problem["msg"]) from None
+
+
+def _refusal(path: Path, key: str, why: str) -> SettingError:
+    return SettingError(
+        f"{path}: {key}: {why}.", file=str(path), key=key, suggestion=f"correct {key} in {path}"
+    )

@@ -1,0 +1,1 @@
+"""Pure decisions: events in, effects out. No clock, no IO, no randomness."""

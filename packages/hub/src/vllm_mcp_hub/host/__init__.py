@@ -1,0 +1,1 @@
+"""Thin adapters to the operating system: locks, folders, processes, devices."""

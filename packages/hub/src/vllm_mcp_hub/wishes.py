@@ -1,0 +1,226 @@
+"""What clients may wish for, each as one function over the supervisor: the verbs behind the HTTP routes."""
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from pydantic import SecretStr
+
+from vllm_mcp_hub.config import HubConfig, read_config
+from vllm_mcp_hub.core import lifecycle as lc
+from vllm_mcp_hub.core.plan import plan_start
+from vllm_mcp_hub.effects import sleep_verified, wake_verified
+from vllm_mcp_hub.record import Record
+from vllm_mcp_hub.remotes import new_remote
+from vllm_mcp_hub.spawn import check_port
+from vllm_mcp_hub.supervisor import Order, Supervisor
+from vllm_mcp_protocol.engine_env import facts_dir, known_vllm_facts, read_vllm_facts, require_executable
+from vllm_mcp_protocol.engine_http import EngineHttp
+from vllm_mcp_protocol.errors import SuiteError, error_from_info
+from vllm_mcp_protocol.model import (
+    Endpoint,
+    EngineStatus,
+    EngineView,
+    LoadGrant,
+    LoadRequest,
+    ModelConfig,
+)
+
+_REMOTE_LIMIT_S = 300.0
+_ADAPTER_LIMIT_S = 120.0
+_GAUGE_LIMIT_S = 3.0
+
+
+async def load(hub: Supervisor, request: LoadRequest) -> LoadGrant:
+    """Plan, place and promise. The start itself goes on when this returns."""
+    hub.config = await asyncio.to_thread(read_config, hub.root / "hub.toml")
+    executable = await asyncio.to_thread(_executable, hub, request)
+    flags = await asyncio.to_thread(_known_flags, hub, request, executable)
+    if request.options.port is not None:
+        await asyncio.to_thread(check_port, request.options.port)
+    plan = plan_start(
+        request, hub.devices, supported_flags=flags, history=hub.history.all(), cpu_count=os.cpu_count() or 1
+    )
+    order = Order(request, plan, executable)
+    grant = await hub.ask(lambda number: _load_event(number, order, hub.config), order=order)
+    if request.dry_run and not grant.joined:
+        return LoadGrant(plan=plan, devices=grant.devices, evicted=grant.evicted)
+    record = hub.records[grant.engine]
+    return LoadGrant(
+        engine=hub.view(grant.engine),
+        joined=grant.joined,
+        plan=record.plan,
+        devices=record.devices,
+        evicted=grant.evicted,
+    )
+
+
+def _executable(hub: Supervisor, request: LoadRequest) -> str:
+    asked = hub.settings.model_copy(update={"vllm_executable": request.environment.executable})
+    return require_executable(asked, hub.config.engine.executable, os.environ)
+
+
+def _known_flags(hub: Supervisor, request: LoadRequest, executable: str) -> frozenset[str]:
+    """The flags of this vLLM. Asking takes vLLM some 10 s the first time: only a load that names flags waits for it."""
+    folder = facts_dir(hub.settings)
+    if request.options.extra_args:
+        return read_vllm_facts(executable, folder).flags
+    known = known_vllm_facts(executable, folder)
+    return frozenset() if known is None else known.flags
+
+
+def _load_event(number: str, order: Order, config: HubConfig) -> lc.LoadRequested:
+    request, plan = order.request, order.plan
+    return lc.LoadRequested(
+        request=number,
+        name=request.options.served_model_name or request.model_id,
+        device_count=plan.device_count,
+        need_bytes=plan.need.device_bytes,
+        now_s=time.monotonic(),
+        devices=tuple(map(str, request.gpu_ids)),
+        asleep_bytes=plan.asleep_bytes,
+        make_room=request.make_room,
+        ttl_s=request.ttl_s,
+        pinned=request.pin,
+        start_limit_s=config.engine.start_limit_s,
+        model=request.model_id,
+        dry_run=request.dry_run,
+    )
+
+
+async def stop(hub: Supervisor, engine_id: str, *, force: bool) -> EngineView:
+    """Unload; without force, what runs is finished first."""
+    await gauge(hub, hub.record(engine_id, "unloaded"))
+    await hub.tell_and_wait(lc.StopRequested(engine_id, force))
+    return hub.view(engine_id)
+
+
+async def gauge(hub: Supervisor, record: Record) -> None:
+    """Ask a ready engine how many requests it has. One that does not answer keeps its last count."""
+    if hub.state_of(record.id) not in (EngineStatus.READY, EngineStatus.DRAINING):
+        return
+    with contextlib.suppress(SuiteError):
+        async with EngineHttp(record.started_endpoint(), timeout_s=_GAUGE_LIMIT_S) as http:
+            running, waiting = await http.gauges()
+        if hub.state_of(record.id) is not None:
+            await hub.tell_and_wait(lc.Gauged(record.id, running + waiting, time.monotonic()))
+
+
+async def sleep(hub: Supervisor, engine_id: str, level: int) -> EngineView:
+    """Put to sleep and return when it sleeps. Raises the engine's error when it does not."""
+    if engine_id in hub.remotes:
+        return await _remote_work(hub, engine_id, lambda http: sleep_verified(http, level))
+    await gauge(hub, hub.record(engine_id, "put to sleep"))
+    await hub.ask(lambda number: lc.SleepRequested(number, engine_id, level))
+    return await _settled(hub, engine_id)
+
+
+async def wake(hub: Supervisor, engine_id: str) -> EngineView:
+    """Wake, and return when it serves. Raises the engine's error when it does not."""
+    if engine_id in hub.remotes:
+        return await _remote_work(hub, engine_id, wake_verified)
+    hub.record(engine_id, "woken")
+    await hub.ask(lambda number: lc.WakeRequested(number, engine_id, time.monotonic()))
+    return await _settled(hub, engine_id)
+
+
+async def _settled(hub: Supervisor, engine_id: str) -> EngineView:
+    moving = (EngineStatus.SUSPENDING, EngineStatus.WAKE_QUEUED, EngineStatus.WAKING)
+    while (view := hub.view(engine_id)).status in moving:
+        await hub.changed()
+    if view.failure is not None:
+        raise error_from_info(view.failure)
+    return view
+
+
+async def load_lora(hub: Supervisor, engine_id: str, name: str, path: str) -> EngineView:
+    """Serve an adapter. Raises EngineRequestFailed with vLLM's words."""
+    return await _adapter(
+        hub, engine_id, lambda http: http.load_lora(name, path), lambda r: r.loras.update({name: path})
+    )
+
+
+async def unload_lora(hub: Supervisor, engine_id: str, name: str) -> EngineView:
+    """Stop serving an adapter."""
+    return await _adapter(
+        hub, engine_id, lambda http: http.unload_lora(name), lambda r: r.loras.pop(name, None)
+    )
+
+
+async def _adapter(
+    hub: Supervisor,
+    engine_id: str,
+    work: Callable[[EngineHttp], Awaitable[Any]],
+    note: Callable[[Record], object],
+) -> EngineView:
+    if engine_id in hub.remotes:
+        return await _remote_work(hub, engine_id, work)
+    record = hub.record(engine_id, "given adapters")
+    async with EngineHttp(record.started_endpoint(), timeout_s=_ADAPTER_LIMIT_S) as http:
+        await work(http)
+    note(record)
+    hub.bump(record)
+    return hub.view(engine_id)
+
+
+async def _remote_work(
+    hub: Supervisor, engine_id: str, work: Callable[[EngineHttp], Awaitable[Any]]
+) -> EngineView:
+    remote = hub.remotes[engine_id]
+    async with EngineHttp(remote.endpoint, timeout_s=_REMOTE_LIMIT_S) as http:
+        await work(http)
+    await remote.refresh()
+    hub.bump(remote)
+    return remote.view()
+
+
+async def keep(hub: Supervisor, engine_id: str, pinned: bool | None, ttl_s: float | None) -> EngineView:
+    """Change an engine's pin or idle limit (0 = none)."""
+    record = hub.record(engine_id, "pinned")
+    request = record.request
+    new_pin = request.pin if pinned is None else pinned
+    new_ttl_s = request.ttl_s if ttl_s is None else (ttl_s or None)
+    record.request = request.model_copy(update={"pin": new_pin, "ttl_s": new_ttl_s})
+    await hub.tell_and_wait(lc.KeepChanged(engine_id, new_pin, new_ttl_s))
+    if record.dir.spec_path.exists():
+        await asyncio.to_thread(record.dir.write_spec, record.spec())
+    hub.bump(record)
+    return hub.view(engine_id)
+
+
+def set_model_config(hub: Supervisor, model_id: str, config: ModelConfig | None) -> None:
+    """Keep request defaults of a model. Blocking."""
+    hub.model_configs.set(model_id, config)
+    hub.epoch += 1
+
+
+async def attach(hub: Supervisor, url: str, api_key: str | None) -> EngineView:
+    """Show a running engine; the same address twice is one engine."""
+    key = SecretStr(api_key) if api_key else None
+    remote = next((r for r in hub.remotes.values() if r.url == url), None)
+    if remote is None:
+        remote = new_remote(len(hub.remotes) + 1, url, key, hub.epoch)
+        hub.remotes[remote.id] = remote
+    remote.api_key = key or remote.api_key
+    await remote.refresh()
+    hub.bump(remote)
+    return remote.view()
+
+
+async def lease(hub: Supervisor, number: str, model: str) -> Endpoint:
+    """Hold the engine that serves `model`; waits until it is ready. Ends with the event LeaseEnded(number)."""
+    live = [hub.records[engine.id] for engine in hub.ledger.live()]
+    owned = next((r for r in live if model in (r.id, r.name, r.request.model_id, *r.loras)), None)
+    remote = next((r for r in hub.remotes.values() if model in (r.id, r.model_id, *r.loras)), None)
+    if owned is None and remote is not None:
+        return remote.endpoint.model_copy(
+            update={"served_name": model if model in remote.loras else remote.model_id}
+        )
+    name = model if owned is None else owned.name
+    grant = await hub.ask(lambda r: lc.LeaseRequested(r, name, time.monotonic()), number=number)
+    record = hub.records[grant.engine]
+    served = model if model in record.loras else record.name
+    return record.started_endpoint().model_copy(update={"served_name": served})

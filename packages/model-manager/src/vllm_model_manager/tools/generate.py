@@ -1,0 +1,134 @@
+"""generate-text."""
+
+from contextlib import aclosing
+from typing import Annotated, Any
+
+import anyio
+from pydantic import Field
+
+from vllm_mcp_protocol.engine_http import EngineHttp
+from vllm_mcp_protocol.errors import NotSupported
+from vllm_mcp_protocol.model import EngineView, HubState, JsonObject
+from vllm_mcp_protocol.request_defaults import apply_model_config
+from vllm_mcp_protocol.serving.context import Progress
+from vllm_mcp_protocol.serving.server import READ, SuiteServer, ToolContext
+from vllm_model_manager.core.finding import only_engine, require_engine
+from vllm_model_manager.core.generation import (
+    TEXT_LIMIT_BYTES,
+    Answer,
+    Wish,
+    build_request,
+    check_wish,
+    cut_text,
+    with_output_limit,
+)
+from vllm_model_manager.core.rows import context_window, generates
+from vllm_model_manager.results import GenerateResult, ToolCall, Usage
+from vllm_model_manager.workplace import Workplace
+
+_REPORT_EVERY_S = 0.5
+
+
+def register(server: SuiteServer, work: Workplace) -> None:
+    """Add the tool."""
+
+    @server.tool("generate-text", title="Ask a model", annotations=READ)
+    async def generate_text(
+        ctx: ToolContext,
+        prompt: Annotated[str | None, Field(min_length=1, max_length=4_000_000, description="One user message")] = None,
+        messages: Annotated[
+            list[dict[str, Any]] | None,
+            Field(max_length=2000, description='Chat instead of prompt: [{"role": "user", "content": "…"}, …]'),
+        ] = None,
+        model_id: Annotated[
+            str | None,
+            Field(min_length=1, max_length=400, description="Model or adapter (default: the only loaded one)"),
+        ] = None,
+        max_tokens: Annotated[int | None, Field(ge=1, le=10_000_000, description="Longest answer, tokens")] = None,
+        temperature: Annotated[float | None, Field(ge=0, le=2, description="0: greedy")] = None,
+        top_p: Annotated[float | None, Field(gt=0, le=1, description="Nucleus sampling, share")] = None,
+        stop: Annotated[
+            list[Annotated[str, Field(min_length=1, max_length=200)]] | None,
+            Field(max_length=16, description="Texts at which the answer ends"),
+        ] = None,
+        seed: Annotated[int | None, Field(ge=0, le=2**63 - 1, description="Makes sampling repeatable")] = None,
+        tools: Annotated[
+            list[dict[str, Any]] | None,
+            Field(max_length=128, description="Functions the model may call, in OpenAI's form"),
+        ] = None,
+    ) -> GenerateResult:
+        """Ask a loaded model and measure it. Give prompt or messages. A sleeping model is woken; nothing is loaded."""
+        sampling = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "stop": stop, "seed": seed}
+        wish = Wish(prompt, messages, tools, sampling)
+        check_wish(wish)
+        state = await work.state()
+        view = only_engine(state) if model_id is None else require_engine(state, model_id)
+        return await generate(work, ctx, state, view, model_id or view.served_name, wish)
+
+
+async def generate(
+    work: Workplace, ctx: ToolContext, state: HubState, view: EngineView, name: str, wish: Wish
+) -> GenerateResult:
+    """Ask `name`, which the engine of `view` serves. Raises NotSupported, BadInput, EngineRequestFailed."""
+    if generates(view.facts) is False:
+        raise NotSupported(
+            f"{view.model_id} does not generate text; it makes embeddings or scores.",
+            engine_id=view.id,
+            suggestion="use a generating model; list-models shows the capabilities",
+        )
+    chat = view.facts is None or view.facts.has_chat_template
+    async with work.hub.lease(name) as endpoint, EngineHttp(endpoint, timeout_s=work.timeout_s) as http:
+        request = build_request(wish, endpoint.served_name, chat=chat)
+        config = state.model_configs.get(name) or state.model_configs.get(view.model_id)
+        request = with_output_limit(apply_model_config(config, request), context_window(view))
+        started_s = anyio.current_time()
+        answer = await _collect(http, request, ctx)
+    return _result(endpoint.served_name, answer, started_s)
+
+
+async def _collect(http: EngineHttp, request: JsonObject, ctx: ToolContext) -> Answer:
+    """Read the stream to its end, reporting tokens as they come."""
+    answer, progress = Answer(), Progress(ctx)
+    total = float(request["max_tokens"])
+    reported_s = anyio.current_time()
+    stream = http.stream_chat if "messages" in request else http.stream_completion
+    async with aclosing(stream(request)) as chunks:
+        async for chunk in chunks:
+            now_s = anyio.current_time()
+            answer.add(chunk, now_s)
+            if now_s - reported_s >= _REPORT_EVERY_S:
+                reported_s = now_s
+                await progress(answer.pieces, max(total, answer.pieces), f"{answer.pieces} tokens")
+    return answer
+
+
+def _result(name: str, answer: Answer, started_s: float) -> GenerateResult:
+    text, cut = cut_text("".join(answer.text), TEXT_LIMIT_BYTES)
+    left = TEXT_LIMIT_BYTES - len(text.encode())
+    calls = [ToolCall(id=c["id"], name=c["name"], arguments=c["arguments"]) for c in answer.tool_calls.values()]
+    kept = _fitting(calls, left)
+    left -= sum(len(call.arguments.encode()) for call in kept)
+    reasoning, reasoning_cut = cut_text("".join(answer.reasoning), left)
+    first = answer.first_s
+    return GenerateResult(
+        model_id=name,
+        text=text,
+        reasoning=reasoning or None,
+        tool_calls=kept,
+        finish_reason=answer.finish_reason,
+        usage=Usage(**{field: answer.usage.get(field) for field in Usage.model_fields}),
+        ttft_ms=None if first is None else round((first - started_s) * 1000, 2),
+        tokens_per_second=answer.tokens_per_second(),
+        truncated=cut or reasoning_cut or len(kept) < len(calls),
+    )
+
+
+def _fitting(calls: list[ToolCall], limit_bytes: int) -> list[ToolCall]:
+    """Whole tool calls only: half of a JSON argument is worse than none."""
+    kept: list[ToolCall] = []
+    for call in calls:
+        limit_bytes -= len(call.arguments.encode()) + len(call.name.encode())
+        if limit_bytes < 0:
+            break
+        kept.append(call)
+    return kept

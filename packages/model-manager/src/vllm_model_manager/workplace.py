@@ -1,0 +1,118 @@
+"""What the tools of one server share: its settings, the hub, the caches. One per server object, no globals."""
+
+import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+
+import anyio
+from anyio import to_thread
+
+from vllm_mcp_protocol import hf_cache
+from vllm_mcp_protocol.errors import SuiteError
+from vllm_mcp_protocol.hub_client import Hub
+from vllm_mcp_protocol.model import EngineEnvironment, EngineView, HubState, ModelFacts
+from vllm_mcp_protocol.paths import model_cache_dirs, state_dir
+from vllm_mcp_protocol.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_POLL_S = 1.0
+"""Longest silence between two progress reports; changes of state arrive at once."""
+
+Report = Callable[[EngineView], Awaitable[None]]
+
+
+class Workplace:
+    """The hub and the files that one server works with."""
+
+    def __init__(self, settings: Settings, hub: Hub, project_dir: Path | None) -> None:
+        self.settings = settings
+        self.hub = hub
+        self.project_dir = project_dir
+        self.cache_dirs = model_cache_dirs(settings)
+        self.probes: dict[str, str] = {}
+        """Engine id → its answer to the probe before it went to sleep."""
+        self._attached_to: int | None = None
+        self._attach_warnings: list[str] = []
+        self._attaching = anyio.Lock()
+
+    @property
+    def allowed_folders(self) -> tuple[Path, ...]:
+        """Where paths that come from tools may lead."""
+        project = (self.project_dir,) if self.project_dir is not None else ()
+        return (*self.cache_dirs, *project, state_dir(self.settings))
+
+    async def state(self) -> HubState:
+        """The hub's state; engines that the settings name were attached before."""
+        await self._attach_remotes()
+        return await self.hub.state()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Remote engines that could not be attached."""
+        return tuple(self._attach_warnings)
+
+    async def _attach_remotes(self) -> None:
+        """Once per hub: a hub that was restarted has to be told again."""
+        urls = self.settings.remote_endpoints()
+        async with self._attaching:
+            if not urls or (self._attached_to is not None and self._attached_to == self.hub.hub_pid):
+                return
+            self._attach_warnings.clear()
+            for url in urls:
+                try:
+                    await self.hub.attach(url, self._key_of(url))
+                except SuiteError as error:
+                    self._attach_warnings.append(f"{url} could not be attached: {error}")
+            self._attached_to = self.hub.hub_pid
+
+    def _key_of(self, url: str) -> str | None:
+        """VLLM_API_KEY belongs to the engine that VLLM_API_ENDPOINT names, and is shown to no other."""
+        named = self.settings.vllm_api_endpoint or self.settings.vllm_host
+        key = self.settings.vllm_api_key
+        is_named = bool(named) and url == self.settings.remote_endpoints()[0]
+        return key.get_secret_value() if key is not None and is_named else None
+
+    async def scan(self) -> hf_cache.CacheScan:
+        """Every model of the caches."""
+        return await to_thread.run_sync(hf_cache.scan, self.cache_dirs)
+
+    async def find(self, model_id: str, revision: str | None = None) -> ModelFacts | None:
+        """Facts of one model of the caches."""
+        return await to_thread.run_sync(partial(hf_cache.find, model_id, self.cache_dirs, revision))
+
+    def environment(self, facts: ModelFacts | None = None) -> EngineEnvironment:
+        """What the settings add to the environment of an engine for the model of `facts`.
+
+        With two caches vLLM is pointed at the one that has the model: it would download into the other.
+        """
+        own = self.settings
+        executable = Path(own.vllm_executable).expanduser().absolute() if own.vllm_executable else None
+        path = Path(facts.path) if facts is not None and facts.path else None
+        holding = [cache for cache in self.cache_dirs if path is not None and path.is_relative_to(cache)]
+        named = own.vllm_model_cache_dir or own.hf_hub_cache
+        return EngineEnvironment(
+            executable=str(executable) if executable else None,
+            hf_home=own.hf_home,
+            hf_hub_cache=str((*holding, *self.cache_dirs)[0].absolute()) if named else None,
+            hf_endpoint=own.hf_endpoint,
+            hf_offline=own.hf_hub_offline,
+            hf_token=own.hf_token,
+        )
+
+    async def wait_until(
+        self, view: EngineView, done: Callable[[EngineView], bool], wait_s: float, report: Report | None = None
+    ) -> EngineView:
+        """The engine as soon as it is `done`, or as it is after `wait_s`."""
+        deadline_s = anyio.current_time() + wait_s
+        while not done(view) and (left_s := deadline_s - anyio.current_time()) > 0:
+            if report is not None:
+                await report(view)
+            view = await self.hub.wait(view.id, seen_epoch=view.epoch, timeout_s=min(left_s, _POLL_S))
+        return view
+
+    @property
+    def timeout_s(self) -> float:
+        """Time limit of one request to an engine."""
+        return self.settings.vllm_timeout / 1000

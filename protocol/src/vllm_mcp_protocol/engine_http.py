@@ -1,0 +1,286 @@
+"""One engine's HTTP API, over its unix socket or over TCP: health, models, gauges, sleep, adapters, inference.
+
+An engine is another program: its answers are bounded in size, its redirects are not followed, proxies from the
+environment do not get between, and what it says about an error reaches the caller in its own words, without the key.
+"""
+
+import json
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Any, Self
+
+import httpx2
+
+from vllm_mcp_protocol.errors import EngineRequestFailed, EngineTimeout, EngineUnreachable
+from vllm_mcp_protocol.model import Endpoint, JsonObject
+from vllm_mcp_protocol.units import MIB, format_seconds
+
+CONTROL_TIMEOUT_S = 10.0
+"""Health, models and gauges answer in milliseconds; an engine that needs longer hangs."""
+
+MAX_CONTROL_BYTES = 4 * MIB
+"""/metrics of an idle 0.32 has 60 KB, busy 100 KB for each model."""
+
+MAX_ANSWER_BYTES = 64 * MIB
+"""An answer with log probabilities of every token of a long completion has tens of megabytes."""
+
+MAX_EVENT_BYTES = 8 * MIB
+MAX_WORDS_CHARS = 600
+
+_RUNNING = frozenset({"vllm:num_requests_running"})
+_WAITING = frozenset({"vllm:num_requests_waiting", "vllm:num_requests_swapped"})
+"""Gauges across versions; 0.32 also splits waiting by reason, which is not added again."""
+
+
+class EngineHttp:
+    """A client of one engine; an async context manager.
+
+    `timeout_s` bounds each wait for the engine to send something (for a stream: between two chunks).
+    Every method raises EngineUnreachable, EngineTimeout, or EngineRequestFailed with `status` in its details.
+    """
+
+    def __init__(self, endpoint: Endpoint, timeout_s: float = 600.0) -> None:
+        self._endpoint = endpoint
+        self._timeout_s = timeout_s
+        key = endpoint.api_key.get_secret_value() if endpoint.api_key is not None else ""
+        self._client = httpx2.AsyncClient(
+            base_url=endpoint.url,
+            transport=httpx2.AsyncHTTPTransport(uds=endpoint.uds, trust_env=False),
+            headers={"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {key}"} if key else {}),
+            timeout=httpx2.Timeout(timeout_s, connect=min(timeout_s, CONTROL_TIMEOUT_S)),
+            follow_redirects=False,
+            trust_env=False,
+        )
+        self._key = key
+
+    def __repr__(self) -> str:
+        return f"EngineHttp({self._endpoint.shown})"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def healthy(self) -> bool:
+        """Does the engine serve? False also when nobody listens yet, or it does not answer in time."""
+        try:
+            await self._control("GET", "/health")
+        except EngineRequestFailed:
+            return False
+        return True
+
+    async def version(self) -> str:
+        """vLLM's version."""
+        return str(_object(await self._control("GET", "/version")).get("version", ""))
+
+    async def models(self) -> list[JsonObject]:
+        """What it serves: `id`, `root`, `max_model_len`; adapters have a `parent`."""
+        data = _object(await self._control("GET", "/v1/models")).get("data")
+        return [entry for entry in data if isinstance(entry, dict)] if isinstance(data, list) else []
+
+    async def max_model_len(self) -> int | None:
+        """The context of the base model in tokens; None when the engine does not say (not a vLLM)."""
+        sizes = [model.get("max_model_len") for model in await self.models() if not model.get("parent")]
+        return next((size for size in sizes if isinstance(size, int)), None)
+
+    async def gauges(self) -> tuple[int, int]:
+        """(running, waiting) requests, over all models and replicas."""
+        text = (await self._control("GET", "/metrics")).decode(errors="replace")
+        return _sum_of(text, _RUNNING), _sum_of(text, _WAITING)
+
+    async def is_sleeping(self) -> bool:
+        """What the engine itself says; its dev routes must be on."""
+        return bool(_object(await self._control("GET", "/is_sleeping")).get("is_sleeping"))
+
+    async def sleep(self, level: int = 1) -> None:
+        """Free the GPU: level 1 keeps the weights in host memory, level 2 drops them. An answer proves nothing."""
+        await self._ask("POST", "/sleep", params={"level": str(level)}, limit_bytes=MAX_CONTROL_BYTES)
+
+    async def wake(self) -> None:
+        """Take the GPU again."""
+        await self._ask("POST", "/wake_up", limit_bytes=MAX_CONTROL_BYTES)
+
+    async def load_lora(self, name: str, path: str) -> None:
+        """Serve the adapter in folder `path` as model `name`."""
+        body = {"lora_name": name, "lora_path": path}
+        await self._ask("POST", "/v1/load_lora_adapter", body=body, limit_bytes=MAX_CONTROL_BYTES)
+
+    async def unload_lora(self, name: str) -> None:
+        """Serve `name` no longer."""
+        await self._ask("POST", "/v1/unload_lora_adapter", body={"lora_name": name}, limit_bytes=MAX_CONTROL_BYTES)
+
+    async def chat(self, payload: Mapping[str, Any]) -> JsonObject:
+        """One whole answer of /v1/chat/completions."""
+        return _object(await self._ask("POST", "/v1/chat/completions", body={**payload, "stream": False}))
+
+    async def completion(self, payload: Mapping[str, Any]) -> JsonObject:
+        """One whole answer of /v1/completions."""
+        return _object(await self._ask("POST", "/v1/completions", body={**payload, "stream": False}))
+
+    def stream_chat(self, payload: Mapping[str, Any]) -> AsyncGenerator[JsonObject]:
+        """The chunks of a streamed chat as they come. Closing the iterator cancels the request in the engine."""
+        return self._stream("/v1/chat/completions", payload)
+
+    def stream_completion(self, payload: Mapping[str, Any]) -> AsyncGenerator[JsonObject]:
+        """The chunks of a streamed completion, like `stream_chat`."""
+        return self._stream("/v1/completions", payload)
+
+    async def _stream(self, path: str, payload: Mapping[str, Any]) -> AsyncGenerator[JsonObject]:
+        async with self._answer("POST", path, body={**payload, "stream": True}) as response:
+            async for data in _events(response):
+                if data == "[DONE]":
+                    return
+                yield self._chunk(data)
+
+    def _chunk(self, data: str) -> JsonObject:
+        chunk = _object(data.encode())
+        if "error" in chunk:
+            raise self._failed(200, _words(chunk))
+        return chunk
+
+    async def _control(self, method: str, path: str) -> bytes:
+        timeout_s = min(self._timeout_s, CONTROL_TIMEOUT_S)
+        return await self._ask(method, path, limit_bytes=MAX_CONTROL_BYTES, timeout_s=timeout_s)
+
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Mapping[str, Any] | None = None,
+        params: Mapping[str, str] | None = None,
+        limit_bytes: int = MAX_ANSWER_BYTES,
+        timeout_s: float | None = None,
+    ) -> bytes:
+        async with self._answer(method, path, body=body, params=params, timeout_s=timeout_s) as response:
+            return await _read(response, limit_bytes)
+
+    @asynccontextmanager
+    async def _answer(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Mapping[str, Any] | None = None,
+        params: Mapping[str, str] | None = None,
+        timeout_s: float | None = None,
+    ) -> AsyncIterator[httpx2.Response]:
+        """A response with a good status, its body still to be read."""
+        timeout = self._client.timeout if timeout_s is None else httpx2.Timeout(timeout_s)
+        try:
+            async with self._client.stream(method, path, json=body, params=params, timeout=timeout) as response:
+                if response.status_code // 100 != 2:
+                    raise await self._refused(response)
+                yield response
+        except httpx2.TimeoutException as error:
+            limit_s = self._timeout_s if timeout_s is None else timeout_s
+            raise EngineTimeout(
+                f"The engine at {self._endpoint.shown} sent nothing for {format_seconds(limit_s)} ({method} {path}).",
+                suggestion="get-model-info shows how busy it is; a larger VLLM_TIMEOUT waits longer",
+                timeout_s=limit_s,
+            ) from error
+        except (httpx2.RequestError, OSError) as error:
+            raise EngineUnreachable(
+                f"The engine at {self._endpoint.shown} cannot be reached: {_reason(error)} ({method} {path}).",
+                suggestion="list-models shows whether it runs; get-model-logs shows why not",
+            ) from error
+
+    async def _refused(self, response: httpx2.Response) -> EngineRequestFailed:
+        if response.is_redirect:
+            target = response.headers.get("location", "")[:200]
+            return self._failed(response.status_code, f"it redirects to {target}, which is never followed")
+        body = await _read(response, MAX_CONTROL_BYTES)
+        try:
+            words = _words(_object(body))
+        except EngineRequestFailed:
+            words = body.decode(errors="replace").strip()
+        return self._failed(response.status_code, words or response.reason_phrase)
+
+    def _failed(self, status: int, words: str) -> EngineRequestFailed:
+        shown = words.replace(self._key, "(hidden)") if self._key else words
+        shown = shown if len(shown) <= MAX_WORDS_CHARS else shown[: MAX_WORDS_CHARS - 1] + "…"
+        return EngineRequestFailed(f"The engine answered {status}: {shown}", status=status, words=shown)
+
+
+async def _read(response: httpx2.Response, limit_bytes: int) -> bytes:
+    parts, size = [], 0
+    async for part in response.aiter_bytes():
+        size += len(part)
+        if size > limit_bytes:
+            raise EngineRequestFailed(
+                f"The engine's answer is larger than {limit_bytes // MIB} MiB.",
+                status=response.status_code,
+                limit_bytes=limit_bytes,
+            )
+        parts.append(part)
+    return b"".join(parts)
+
+
+async def _events(response: httpx2.Response) -> AsyncIterator[str]:
+    """The data of server-sent events; comments and other fields are skipped."""
+    data: list[str] = []
+    async for line in _lines(response):
+        if line.startswith("data:"):
+            data.append(line[5:].removeprefix(" "))
+        elif not line and data:
+            yield "\n".join(data)
+            data = []
+    if data:
+        yield "\n".join(data)
+
+
+async def _lines(response: httpx2.Response) -> AsyncIterator[str]:
+    rest = b""
+    async for part in response.aiter_bytes():
+        *lines, rest = (rest + part).split(b"\n")
+        for line in lines:
+            yield line.decode(errors="replace").rstrip("\r")
+        if len(rest) > MAX_EVENT_BYTES:
+            raise EngineRequestFailed(f"One event of the engine's stream is larger than {MAX_EVENT_BYTES // MIB} MiB.")
+    if rest:
+        yield rest.decode(errors="replace").rstrip("\r")
+
+
+def _object(body: bytes) -> JsonObject:
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        shown = body[:80].decode(errors="replace")
+        raise EngineRequestFailed(f"The engine's answer is not a JSON object: {shown!r}.", answer=shown)
+    return value
+
+
+def _words(answer: JsonObject) -> str:
+    """vLLM's message in its error object; FastAPI's own errors have `detail`."""
+    error = answer.get("error", answer)
+    if isinstance(error, dict):
+        error = error.get("message") or error.get("detail") or error
+    return error if isinstance(error, str) else json.dumps(error)
+
+
+def _sum_of(metrics: str, names: frozenset[str]) -> int:
+    return sum(_sample(line) for line in metrics.splitlines() if re.split(r"[{ ]", line, maxsplit=1)[0] in names)
+
+
+def _sample(line: str) -> int:
+    """`name{labels} value [timestamp]`: a label's text may hold spaces and braces."""
+    fields = line.rpartition("}")[2].split() if "{" in line else line.split()[1:]
+    try:
+        return int(float(fields[0]))
+    except (ValueError, IndexError, OverflowError) as error:
+        raise EngineRequestFailed(f"The engine's metrics hold a line that is none: {line[:80]!r}.") from error
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__

@@ -1,0 +1,129 @@
+"""Where the suite keeps its files, and the rule that confines paths that come from tools."""
+
+import os
+import pwd
+import socket
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+from vllm_mcp_protocol.errors import PathNotAllowed, StateDirRefused
+from vllm_mcp_protocol.settings import Settings
+
+SOCKET_PATH_LIMIT_BYTES = 107
+"""Linux: `sun_path` is 108 bytes with its terminating zero."""
+
+_LONGEST_SOCKET = "engines/e99999/api.sock"
+_NETWORK_FILE_SYSTEMS = {
+    "nfs",
+    "nfs4",
+    "cifs",
+    "smb3",
+    "smbfs",
+    "ceph",
+    "glusterfs",
+    "lustre",
+    "beegfs",
+    "9p",
+    "afs",
+    "fuse.sshfs",
+}
+"""File systems on which flock or unix sockets are not this host's alone."""
+
+
+def user_home() -> Path:
+    """The home folder of the password database: clients pass different HOMEs, and two answers would be two hubs."""
+    return Path(pwd.getpwuid(os.getuid()).pw_dir)
+
+
+def state_dir(settings: Settings) -> Path:
+    """The hub's state folder: `VLLM_HUB_DIR`, else one per user and host. Never from XDG variables."""
+    if settings.vllm_hub_dir:
+        return Path(settings.vllm_hub_dir).expanduser().absolute()
+    return user_home() / ".local/state/vllm-hub" / socket.gethostname()
+
+
+def managed_engine_root(settings: Settings) -> Path:
+    """Folder of the engine environments that `vllm-mcp engine install` builds."""
+    if settings.vllm_mcp_engine_dir:
+        return Path(settings.vllm_mcp_engine_dir).expanduser().absolute()
+    return user_home() / ".local/share/vllm-mcp/engine"
+
+
+def prepare_state_dir(folder: Path) -> Path:
+    """Make `folder` (mode 0700) and check that locks and sockets work in it.
+
+    Raises StateDirRefused with the reason: path too long, not ours, a network file system, not writable.
+    """
+    if len(os.fsencode(folder / _LONGEST_SOCKET)) > SOCKET_PATH_LIMIT_BYTES:
+        raise _refused(folder, f"its sockets' paths would exceed {SOCKET_PATH_LIMIT_BYTES} bytes")
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _check_owner(folder)
+        (folder / "engines").mkdir(exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise _refused(folder, f"{error.strerror or error}") from error
+    kind = file_system_of(folder)
+    if kind in _NETWORK_FILE_SYSTEMS:
+        raise _refused(folder, f"it is on a network file system ({kind}), where locks do not name one host")
+    return folder
+
+
+def _check_owner(folder: Path) -> None:
+    status = folder.stat()
+    if status.st_uid != os.getuid():
+        raise _refused(folder, f"it belongs to user {status.st_uid}, not to {os.getuid()}")
+    if stat.S_IMODE(status.st_mode) & 0o077:
+        folder.chmod(0o700)
+
+
+def _refused(folder: Path, why: str) -> StateDirRefused:
+    return StateDirRefused(
+        f"The state folder {folder} cannot be used: {why}.",
+        path=str(folder),
+        suggestion="set VLLM_HUB_DIR to a short path on a local disk, for example /var/tmp/vllm-hub",
+    )
+
+
+def file_system_of(path: Path) -> str:
+    """Type of the file system that `path` is on, from /proc/self/mountinfo; "" when it cannot be told."""
+    target, best = str(path.resolve()), ("", "")
+    try:
+        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    for line in lines:
+        fields, _, rest = line.partition(" - ")
+        mount = fields.split()[4].replace("\\040", " ")
+        inside = target == mount or target.startswith(mount.rstrip("/") + "/")
+        if inside and len(mount) >= len(best[0]):
+            best = (mount, rest.split()[0])
+    return best[1]
+
+
+def model_cache_dirs(settings: Settings) -> tuple[Path, ...]:
+    """Folders that may hold models, the one that vLLM downloads to first."""
+    home = Path(settings.hf_home).expanduser() if settings.hf_home else user_home() / ".cache/huggingface"
+    hub = Path(settings.hf_hub_cache).expanduser() if settings.hf_hub_cache else home / "hub"
+    own = (Path(settings.vllm_model_cache_dir).expanduser(),) if settings.vllm_model_cache_dir else ()
+    return tuple(dict.fromkeys((*own, hub)))
+
+
+def confine(path: str, allowed: Iterable[Path], *, parameter: str) -> Path:
+    """The real path of `path`, when it lies in one of the `allowed` folders after every link is followed.
+
+    Raises PathNotAllowed naming the parameter, the path and the folders.
+    """
+    folders = [folder.resolve() for folder in allowed]
+    if "\0" in path:
+        raise PathNotAllowed(f"{parameter} contains a NUL byte.", parameter=parameter)
+    real = Path(path).expanduser().resolve()
+    if any(real.is_relative_to(folder) for folder in folders):
+        return real
+    raise PathNotAllowed(
+        f"{parameter}={path!r} leads to {real}, outside of the allowed folders: {', '.join(map(str, folders))}.",
+        parameter=parameter,
+        value=path,
+        allowed=[str(folder) for folder in folders],
+        suggestion="move the files into one of these folders, or add theirs as VLLM_MODEL_CACHE_DIR",
+    )

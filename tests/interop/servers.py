@@ -1,0 +1,35 @@
+"""The servers that foreign programs are let loose on."""
+
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.fakes.toy_client import ROOT, TOY_COMMAND, server_env
+
+
+def server_commands() -> dict[str, tuple[str, ...]]:
+    """Each server's name and command: the toy, which has every kind of trouble, and all that are installed."""
+    commands: dict[str, tuple[str, ...]] = {"vllm-toy": TOY_COMMAND}
+    for package in ("vllm_model_manager",):
+        if importlib.util.find_spec(package) is not None:
+            commands[package.replace("_", "-")] = (sys.executable, "-m", package)
+    return commands
+
+
+@contextmanager
+def http_server(command: tuple[str, ...], folder: Path) -> Iterator[str]:
+    """The address of a server on a free port, with its state in `folder`; ended afterwards."""
+    words = [*command, "--transport", "http", "--port", "0"]
+    env = server_env(VLLM_HUB_DIR=str(folder / "hub"), HF_HOME=str(folder / "hf"))
+    with subprocess.Popen(words, stderr=subprocess.PIPE, env=env, cwd=ROOT, text=True) as process:
+        assert process.stderr is not None
+        try:
+            line = process.stderr.readline()
+            assert "listens on" in line, line + process.stderr.read()
+            yield line.split()[-1]
+        finally:
+            process.terminate()
+            process.communicate(timeout=30)
