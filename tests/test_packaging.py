@@ -21,6 +21,8 @@ FOLDERS = {
     "vllm-model-manager": "packages/model-manager",
     "vllm-mcp": "packages/cli",
 }
+RUN_LIMIT_S = 300
+"""pip itself took 67 s for three folders and their dependencies here, on a busy machine."""
 SERVERS = ["vllm-model-manager"]
 COMMANDS = {
     "vllm-mcp-protocol": ["python", "-c", "import vllm_mcp_protocol as p; print(p.__version__)"],
@@ -54,7 +56,7 @@ def _metadata(wheel: zipfile.ZipFile) -> Message:
 
 
 def _run(*command: str | Path) -> str:
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=RUN_LIMIT_S)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -66,11 +68,15 @@ def _clean_venv(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("dist", COMMANDS)
-def test_installs_alone_and_its_command_runs(dist: str, wheels: Path, tmp_path: Path) -> None:
+def test_installs_alone_and_its_command_runs(
+    dist: str, wheels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_HUB_DIR", str(tmp_path / "hub"))
     python = _clean_venv(tmp_path / "venv")
     _run(find_uv_bin(), "pip", "install", "-q", "--python", python, "--find-links", wheels, f"{dist}==0.1.0")
     program, *arguments = COMMANDS[dist]
     assert "0.1.0" in _run(python.parent / program, *arguments)
+    assert not (tmp_path / "hub").exists(), f"{arguments} touched the state folder"
 
 
 def test_the_folders_install_together_from_a_clone(tmp_path: Path) -> None:

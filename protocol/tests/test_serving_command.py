@@ -34,6 +34,15 @@ def test_version_and_help_need_no_sdk() -> None:
         subprocess.run([sys.executable, "-c", code, word], env=server_env(), cwd=ROOT, check=True, timeout=60)
 
 
+def test_a_server_does_not_pay_for_rich() -> None:
+    code = (
+        "import sys; from tests.fakes.toy_tools import build_server; from vllm_mcp_protocol.settings import Settings\n"
+        "build_server(Settings()); assert 'rich.console' not in sys.modules\n"
+        "import rich.console"
+    )
+    subprocess.run([sys.executable, "-c", code], env=server_env(), cwd=ROOT, check=True, timeout=60)
+
+
 def test_help_shows_how_to_call_a_tool() -> None:
     done = command("--help")
     assert done.returncode == 0

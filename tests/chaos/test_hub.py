@@ -9,14 +9,15 @@ import subprocess
 import sys
 
 import pytest
+
+from tests.chaos.waiting import load, ready, stopped, until
+from tests.hubs import GIB, HubSite, wait_for
 from vllm_mcp_hub.host.engine_dir import engine_dirs
 from vllm_mcp_hub.host.processes import Seen, observe, session_of
 from vllm_mcp_hub.host.state_lock import is_held
 from vllm_mcp_protocol.errors import HubTooNew, HubTrouble, SuiteError
 from vllm_mcp_protocol.hub_client import Hub
-from vllm_mcp_protocol.model import EngineStatus, EngineView, LoadGrant
-
-from tests.hubs import GIB, HubSite, wait_for, wish
+from vllm_mcp_protocol.model import EngineStatus
 
 pytestmark = pytest.mark.anyio
 
@@ -40,7 +41,9 @@ LOAD = CLIENT + (
     "    return {'engine': grant.engine.id, 'joined': grant.joined}\n"
     "asyncio.run(main())"
 )
-LOAD_AND_STAY = LOAD.replace("    return {", "    print('loaded', flush=True)\n    await asyncio.sleep(60)\n    return {")
+LOAD_AND_STAY = LOAD.replace(
+    "    return {", "    print('loaded', flush=True)\n    await asyncio.sleep(60)\n    return {"
+)
 
 
 def answers(processes: "list[subprocess.Popen[str]]") -> list[object]:
@@ -50,31 +53,6 @@ def answers(processes: "list[subprocess.Popen[str]]") -> list[object]:
         assert process.returncode == 0, err
         found.append(json.loads(out))
     return found
-
-
-async def load(hub: Hub, model: str, gpu: int | None = 0, **more: object) -> LoadGrant:
-    return await hub.load(wish(model, gpu_ids=() if gpu is None else (gpu,), **more))
-
-
-async def until(hub: Hub, engine_id: str, *statuses: EngineStatus) -> EngineView:
-    """The engine when it has one of `statuses`; bounded."""
-    view = await hub.wait(engine_id, seen_epoch=-1, timeout_s=0)
-    for _ in range(200):
-        if view.status in statuses:
-            return view
-        view = await hub.wait(engine_id, seen_epoch=view.epoch, timeout_s=1)
-    raise AssertionError(f"{engine_id} is {view.status}, not {statuses}: {view.failure}")
-
-
-async def ready(hub: Hub, model: str, gpu: int | None = 0, **more: object) -> str:
-    grant = await load(hub, model, gpu, **more)
-    assert grant.engine is not None
-    await until(hub, grant.engine.id, EngineStatus.READY)
-    return grant.engine.id
-
-
-async def stopped(hub: Hub, engine_id: str) -> EngineView:
-    return await until(hub, engine_id, EngineStatus.STOPPED)
 
 
 async def refused(hub: Hub, model: str, gpu: int = 0) -> SuiteError:
@@ -120,11 +98,13 @@ async def test_a_killed_hub_is_replaced_and_its_engines_adopted(site: HubSite) -
     async with site.client() as hub:
         first, second = await ready(hub, "a", 0), await ready(hub, "b", 1)
         sessions = [session_of(site.engine(e)) for e in (first, second)]
+        before = {e.id: (e.start_facts, e.measured_bytes, e.elapsed_s) for e in (await hub.state()).engines}
         old = hub.hub_pid
         site.kill_hub()
         state = await hub.state()
         assert state.pid != old
         assert {e.id: e.status for e in state.engines} == {first: EngineStatus.READY, second: EngineStatus.READY}
+        assert {e.id: (e.start_facts, e.measured_bytes, e.elapsed_s) for e in state.engines} == before
         assert (await refused(hub, "c", 0)).code == "GPU_MEMORY_INSUFFICIENT"
         assert [session_of(site.engine(e)) for e in (first, second)] == sessions
         async with hub.lease("a") as endpoint:

@@ -1,13 +1,19 @@
 """The servers that foreign programs are let loose on."""
 
+import fcntl
 import importlib.util
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tests.fakes.toy_client import ROOT, TOY_COMMAND, server_env
+import anyio
+
+from tests.fakes.toy_client import ROOT, TOY_COMMAND, eventually, server_env
+from vllm_mcp_protocol.errors import SuiteError
+from vllm_mcp_protocol.hub_client import Hub
+from vllm_mcp_protocol.settings import Settings
 
 
 def server_commands() -> dict[str, tuple[str, ...]]:
@@ -33,3 +39,25 @@ def http_server(command: tuple[str, ...], folder: Path) -> Iterator[str]:
         finally:
             process.terminate()
             process.communicate(timeout=30)
+            anyio.run(_end_hub, folder / "hub")
+
+
+async def _end_hub(state: Path) -> None:
+    """End the hub that a server may have started, and wait until it is gone."""
+    lock = state / "hub.lock"
+    if not lock.exists():
+        return
+    hub = Hub(Settings.from_environment({"VLLM_HUB_DIR": str(state)}), start=False)
+    with suppress(SuiteError):  # it may never have come up
+        await hub.retire()
+    await hub.aclose()
+    await eventually(lambda: _is_free(lock))
+
+
+def _is_free(lock: Path) -> bool:
+    with lock.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True

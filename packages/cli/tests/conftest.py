@@ -1,7 +1,9 @@
 """The command as people run it: a process, a folder of its own for everything, 80 columns."""
 
+import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -61,3 +63,25 @@ def cli() -> Iterator[Cli]:
     ended = command("down", "--force") if hub_runs(command.state) else None
     shutil.rmtree(command.folder, ignore_errors=True)
     assert ended is None or ended.returncode == 0, ended.stderr
+
+
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 128,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 2,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 2048,
+    "torch_dtype": "float16",
+}
+
+
+def make_model(folder: Path) -> Path:
+    """A model folder that is complete as far as files tell: the fake engine does not read the weights."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
+    header = json.dumps({"w": {"dtype": "F16", "shape": [8], "data_offsets": [0, 16]}}).encode()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(16))
+    return folder

@@ -182,4 +182,3 @@ def test_watch_without_a_terminal_prints_changes_only(cli: Cli) -> None:
     process.send_signal(signal.SIGINT)
     rest, _ = process.communicate(timeout=30)
     assert rest.count("device") == 0
-

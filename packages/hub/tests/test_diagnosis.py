@@ -72,7 +72,7 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "unknown_flag": ("FLAG_NOT_SUPPORTED", "unrecognized arguments: --no-such-flag", {"flag": "--no-such-flag"}),
     "unknown_local_path": ("MODEL_NOT_FOUND", "Repo id must be in the form", {"given": "/nonexistent/model"}),
     "unknown_model_offline": ("MODEL_NOT_FOUND", "outgoing traffic has been disabled", {}),
-    "unknown_model_online_no_net": ("MODEL_NOT_FOUND", "trying to locate the file on the Hub", {}),
+    "unknown_model_online_no_net": ("MODEL_NOT_FOUND", "couldn't connect", {"hub": "https://huggingface.co"}),
 }
 
 
@@ -118,9 +118,9 @@ WORDS: list[tuple[str, str, dict[str, Any], str]] = [
         "gpu_memory_utilization",
     ),
     (
-        "ValueError: To serve at least one request with the model's max seq len (131072), (16.00 GiB KV cache is needed, "
-        "which is larger than the available KV cache memory (5.20 GiB). Based on the available memory, the estimated "
-        "maximum model length is 42592. Try increasing `gpu_memory_utilization`",
+        "ValueError: To serve at least one request with the model's max seq len (131072), (16.00 GiB KV cache is "
+        "needed, which is larger than the available KV cache memory (5.20 GiB). Based on the available memory, the "
+        "estimated maximum model length is 42592. Try increasing `gpu_memory_utilization`",
         "ENGINE_OUT_OF_MEMORY",
         {"estimated_max_model_len": 42592, "needed_gib": 16.0, "available_gib": 5.2, "max_model_len": 131072},
         "max_model_len=42592",

@@ -83,9 +83,7 @@ class HubMachine(RuleBasedStateMachine):
                 beside = [e.id for e in self.ledger.settling(mine.devices) if e.id != engine]
                 assert not beside, f"{engine} started beside {beside}"
                 queued = [e for e in engines.values() if e.state in (S.QUEUED, S.WAKE_QUEUED)]
-                older = [
-                    e.id for e in queued if e.ticket < mine.ticket and set(e.devices) & set(mine.devices)
-                ]
+                older = [e.id for e in queued if e.ticket < mine.ticket and set(e.devices) & set(mine.devices)]
                 assert not older, f"{engine} overtook {older}"
                 self.held[engine] = (mine.devices, mine.need_bytes)
             case Kill(engine):
@@ -123,9 +121,7 @@ class HubMachine(RuleBasedStateMachine):
         self, name: str, count: int, devices: tuple[str, ...], need: int, asleep: int | None, **options: Any
     ) -> None:
         busy = {
-            e.id
-            for e in self.ledger.engines.values()
-            if e.busy or e.pinned or e.state not in (S.READY, S.SLEEPING)
+            e.id for e in self.ledger.engines.values() if e.busy or e.pinned or e.state not in (S.READY, S.SLEEPING)
         }
         dry = options.pop("dry")
         states = {e.id: e.state for e in self.ledger.engines.values()}

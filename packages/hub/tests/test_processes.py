@@ -27,14 +27,19 @@ def on_term(number, frame):
     if "polite" in sys.argv or ("second" in sys.argv and len(terms) == 2):
         os._exit(len(terms))
 signal.signal(signal.SIGTERM, on_term)
+settled, done = os.pipe()
 if "child" in sys.argv and os.fork() == 0:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if "closed" in sys.argv:
-        os.closerange(3, 64)
     if "away" in sys.argv:
         os.setsid()
+    if "closed" in sys.argv:
+        os.closerange(3, done)
+        os.closerange(done + 1, 64)
+    os.write(done, b"x")
     while True:
         time.sleep(1)
+if "child" in sys.argv:
+    os.read(settled, 1)
 print("ready", " ".join(sys.argv[1:]), flush=True)
 while True:
     time.sleep(1)
@@ -274,9 +279,10 @@ def test_pruning_keeps_the_newest_and_what_runs(edir: EngineDir, start: Start) -
 
 def test_the_holder_of_a_port_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        holder = processes.find_port_holder(server.getsockname()[1])
+        port = server.getsockname()[1]
+        holder = processes.find_port_holder(port)
     assert holder.startswith(f"process {os.getpid()} (")
-    assert processes.find_port_holder(server.getsockname()[1]) == ""
+    assert processes.find_port_holder(port) == ""
 
 
 def test_the_launcher_imports_no_package() -> None:

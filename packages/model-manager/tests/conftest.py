@@ -1,6 +1,10 @@
 """A real hub with fake GPUs and fake engines (real processes), a small model cache, and MCP clients of both eras."""
 
 import json
+import os
+import signal
+import socket
+import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -10,7 +14,7 @@ import anyio
 import pytest
 from mcp import Client
 
-from tests.hubs import HubSite
+from tests.hubs import HubSite, wait_for
 from vllm_mcp_protocol.model import EngineStatus
 from vllm_model_manager.server import build_server
 
@@ -113,8 +117,8 @@ class Desk:
                 await anyio.sleep(0.05)
         return row
 
-    async def _note(self, done: float, total: float | None, message: str | None) -> None:
-        self.progress.append((done, total, message))
+    async def _note(self, progress: float, total: float | None, message: str | None) -> None:
+        self.progress.append((progress, total, message))
 
 
 @pytest.fixture(scope="module")
@@ -171,3 +175,33 @@ async def modern(new_desk: Callable[..., Desk]) -> AsyncIterator[Desk]:
     """A connected desk of the newer era, for what does not depend on it."""
     async with AsyncExitStack() as stack:
         yield await stack.enter_async_context(new_desk().open())
+
+
+@pytest.fixture
+def unused_port() -> int:
+    """A TCP port that nobody listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture
+def remote() -> Iterator[Callable[[Path, str, int], str]]:
+    """Start a fake engine that no hub owns, on a port; its address."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(executable: Path, model: str, port: int) -> str:
+        command = [str(executable), "serve", model, "--host", "127.0.0.1", "--port", str(port)]
+        null = subprocess.DEVNULL
+        started.append(subprocess.Popen(command, start_new_session=True, stdout=null, stderr=null))
+        wait_for(lambda: _listens(port), f"{model} listens on {port}")
+        return f"http://127.0.0.1:{port}"
+
+    yield start
+    for process in started:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0

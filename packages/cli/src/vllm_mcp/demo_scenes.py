@@ -13,8 +13,9 @@ import anyio
 from vllm_mcp import __version__
 from vllm_mcp.demo_stream import MAX_TOKENS, counts, stream_answer
 from vllm_mcp.descendants import descendants
+from vllm_mcp.engine import told
 from vllm_mcp.engine_checks import how_found, hub_toml_executable
-from vllm_mcp.progress import ProgressSink, progress_display
+from vllm_mcp.progress import ProgressSink, progress_display, working
 from vllm_mcp.render import result_blocks
 from vllm_mcp.story import Story
 from vllm_mcp_protocol.engine_env import facts_dir, find_executable, known_vllm_facts, read_vllm_facts
@@ -95,7 +96,8 @@ async def _engine(setting: DemoSetting, story: Story) -> str:
             found = await _install(setting, story)
         if known_vllm_facts(found, facts_dir(settings)) is None:
             story.say(f"{found}: asking for its version and flags (once per version, up to a minute)")
-        vllm = await _in_thread(read_vllm_facts, found, facts_dir(settings))
+        with working(story.out, "asking"):
+            vllm = await _in_thread(read_vllm_facts, found, facts_dir(settings))
         story.say(f"vLLM {vllm.version} for {vllm.platform}: {found} (from {how_found(settings, found)})")
         facts |= {"executable": found, "version": vllm.version, "platform": vllm.platform}
     return found
@@ -104,14 +106,16 @@ async def _engine(setting: DemoSetting, story: Story) -> str:
 async def _install(setting: DemoSetting, story: Story) -> str:
     from vllm_mcp import engine_install
 
+    say = told(lambda line: story.say(line, style="dim"))
+
     def progress(line: str) -> None:
         if setting.given_up.is_set():
             raise KeyboardInterrupt
-        if line.strip():
-            story.say(line, style="dim")
+        say(line)
 
     root = managed_engine_root(setting.settings)
-    made = await _in_thread(lambda: engine_install.install(None, root, progress=progress))
+    with working(story.out, "installing (2.5 GB for the CPU engine, 9 GB for CUDA)"):
+        made = await _in_thread(lambda: engine_install.install(None, root, progress=progress))
     return str(made.executable)
 
 
@@ -144,8 +148,9 @@ async def _choose(setting: DemoSetting, story: Story, executable: str, state: Hu
         return Choice(SMALL_MODEL)
     from vllm_mcp import tiny_models
 
-    home = managed_engine_root(setting.settings).parent / "tiny-models"
-    await _in_thread(tiny_models.ensure_tiny_models, tiny_models.engine_python(executable), home)
+    home = managed_engine_root(setting.settings) / "tiny-models"
+    with working(story.out, "making a tiny model"):
+        await _in_thread(tiny_models.ensure_tiny_models, tiny_models.engine_python(executable), home)
     story.say(f"{TINY_MODEL}, made on this machine: a real architecture (Llama), a real tokenizer, random weights.")
     story.say("So the engine's work is real, and the text below is gibberish. With sense: --model ID.")
     return Choice(TINY_MODEL, home)

@@ -1,10 +1,11 @@
 """`vllm-mcp engine install | show`: the environment that vLLM runs in."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 from vllm_mcp.engine_checks import how_found, hub_toml_executable
+from vllm_mcp.progress import working
 from vllm_mcp.render import DONE, console, print_json
 from vllm_mcp_protocol.engine_env import facts_dir, read_vllm_facts, require_executable
 from vllm_mcp_protocol.paths import managed_engine_root, prepare_state_dir, state_dir
@@ -14,6 +15,16 @@ from vllm_mcp_protocol.units import format_seconds
 Kind = Literal["cpu", "cuda"]
 
 
+def told(say: Callable[[str], None]) -> Callable[[str], None]:
+    """`say` without uv's list of 148 packages and its advice to activate the environment."""
+
+    def progress(line: str) -> None:
+        if line.strip() and not line.lstrip().startswith(("+ ", "- ", "~ ", "Activate with")):
+            say(line)
+
+    return progress
+
+
 def install(settings: Settings, kind: Kind | None, *, as_json: bool) -> int:
     """Build the environment and have the hub use it; progress goes to stderr."""
     from vllm_mcp import engine_install
@@ -21,7 +32,8 @@ def install(settings: Settings, kind: Kind | None, *, as_json: bool) -> int:
     root = managed_engine_root(settings)
     err = console(stderr=True)
     began = time.monotonic()
-    made = engine_install.install(kind, root, progress=lambda line: err.print(line, soft_wrap=True))
+    with working(err, "installing (2.5 GB for the CPU engine, 9 GB for CUDA)"):
+        made = engine_install.install(kind, root, progress=told(lambda line: err.print(line, soft_wrap=True)))
     hub_toml = prepare_state_dir(state_dir(settings)) / "hub.toml"
     engine_install.remember_executable(hub_toml, made.executable)
     took_s = time.monotonic() - began

@@ -30,6 +30,20 @@ def progress_display(title: str) -> Iterator[ProgressSink]:
 
 
 @contextmanager
+def working(out: "Console", title: str) -> Iterator[None]:
+    """A spinner and a clock below what the block prints on `out`, for work that says nothing for minutes."""
+    if not out.is_terminal or out.is_dumb_terminal:
+        yield
+        return
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    with Progress(*columns, console=out, transient=True) as progress:
+        progress.add_task(title)
+        yield
+
+
+@contextmanager
 def _bar(err: "Console", title: str) -> Iterator[ProgressSink]:
     from rich.progress import (
         BarColumn,

@@ -156,8 +156,16 @@ def _long_blocks(name: str, value: Any, width: int) -> list["RenderableType"]:
         rows = [row for row in value if isinstance(row, Mapping)]
         if rows and len(rows) == len(value):
             return _rows_table(name, rows, width)
-        return [_heading(name), *(f"  {cell(item)}" for item in value)]
+        return [_heading(name), *(_item(cell(item), raw=name == "lines") for item in value)]
     return [printable(str(value))]
+
+
+def _item(text: str, *, raw: bool) -> "RenderableType":
+    """One of a list of sentences; lines of a log stay lines."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    return text if raw else Padding(Text(text), (0, 0, 0, 2), expand=False)
 
 
 def _nested(value: Mapping[str, Any], width: int) -> list["RenderableType"]:

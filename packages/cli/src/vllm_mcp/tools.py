@@ -31,6 +31,7 @@ usage: vllm-mcp tool NAME [--parameter VALUE ...] [--json]
 
 NAME: load-model, vllm-model-manager load-model, mcp_vllm-model-manager_load-model, ..."""
 
+_SIGNALLED = 128
 _HELP = ("-h", "--help")
 
 
@@ -235,7 +236,10 @@ def _call(found: Installed, tool: str, words: Sequence[str], as_json: bool) -> i
     async def work() -> int:
         return _show(await _answer(found.server, tool, arguments), as_json)
 
-    return run_interruptible(work)
+    code = run_interruptible(work)
+    if code > _SIGNALLED:
+        console(stderr=True).print(f"{tool} was cancelled.")
+    return code
 
 
 async def _answer(server: "SuiteServer", tool: str, arguments: Mapping[str, Any]) -> "ToolAnswer":

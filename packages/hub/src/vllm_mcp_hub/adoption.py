@@ -16,7 +16,7 @@ from vllm_mcp_hub.record import Record
 from vllm_mcp_hub.supervisor import Supervisor
 from vllm_mcp_protocol.engine_http import EngineHttp
 from vllm_mcp_protocol.errors import ErrorInfo, SuiteError
-from vllm_mcp_protocol.model import Endpoint, EngineStatus, EngineView, LoadRequest, Phase, StartPlan
+from vllm_mcp_protocol.model import Endpoint, EngineStatus, EngineView, LoadRequest, Phase, StartFacts, StartPlan
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +72,10 @@ def _record(supervisor: Supervisor, folder: EngineDir, spec: dict[str, Any]) -> 
     record.launched.set()
     if folder.is_ready():
         record.was_ready, record.phase = True, Phase.READY
+        started = spec["start"]
+        record.ready_at, record.start_took_s = started["ready_at"], started["took_s"]
+        record.measured_bytes = started["measured_bytes"]
+        record.adopted_facts = StartFacts.model_validate(started["facts"])
     return record
 
 

@@ -48,6 +48,8 @@ class Record:
     measured_bytes: int | None = None
     launched: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a spawn has finished, well or badly; a stop waits for it."""
+    adopted_facts: StartFacts | None = None
+    """What vLLM said at its start, when another hub listened to it."""
     loras: dict[str, str] = field(default_factory=dict)
     """Adapter name → folder."""
 
@@ -73,6 +75,12 @@ class Record:
             "created_at": self.created_at,
             "executable": self.executable,
             "argv": list(self.argv),
+            "start": {
+                "ready_at": self.ready_at,
+                "took_s": self.start_took_s,
+                "measured_bytes": self.measured_bytes,
+                "facts": self.start_facts().model_dump(mode="json"),
+            },
             "endpoint": None
             if self.endpoint is None
             else self.endpoint.model_dump(mode="json", exclude={"api_key"}),
@@ -80,7 +88,7 @@ class Record:
 
     def start_facts(self) -> StartFacts:
         """What vLLM has said so far."""
-        return self.startup.facts()
+        return self.adopted_facts or self.startup.facts()
 
     def view(self, engine: Engine, *, now_s: float) -> EngineView:
         """The engine as clients see it."""

@@ -157,9 +157,18 @@ async def _became_ready(supervisor: Supervisor, record: Record) -> None:
     if record.start_took_s is None:
         record.start_took_s = round(now_s - record.created_s, 3)
     record.measured_bytes = await asyncio.to_thread(measure, record.dir, record.devices)
-    await asyncio.to_thread(record.dir.mark_ready)
+    await asyncio.to_thread(_keep_ready, record)
     await supervisor.tell_and_wait(lc.BecameReady(record.id, now_s))
     await asyncio.to_thread(_remember_start, supervisor, record)
+
+
+def _keep_ready(record: Record) -> None:
+    """For the next hub. On a full disk the engine serves all the same; the next hub then asks it anew."""
+    try:
+        record.dir.write_spec(record.spec())
+        record.dir.mark_ready()
+    except (OSError, SuiteError) as error:
+        log.warning("%s is ready, but that could not be written down: %s", record.id, error)
 
 
 def _remember_start(supervisor: Supervisor, record: Record) -> None:

@@ -11,9 +11,10 @@ Only public hooks of the SDK are overridden: `add_tool` (behind `.tool`), `remov
 """
 
 import logging
+import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Any, Protocol
 
 from mcp.server import MCPServer, NotificationOptions
@@ -85,16 +86,17 @@ class SuiteServer(MCPServer[Any]):
         self._permissions: PermissionSettings = settings
         self._audit = audit
         self._tools: dict[str, SuiteTool] = {}
-        super().__init__(
-            description.name,
-            title=description.title,
-            description=description.summary,
-            instructions=description.instructions,
-            version=version,
-            lifespan=lifespan,
-            log_level=settings.log_level,
-            cache_hints=_FRESH,
-        )
+        with _rich_left_alone():
+            super().__init__(
+                description.name,
+                title=description.title,
+                description=description.summary,
+                instructions=description.instructions,
+                version=version,
+                lifespan=lifespan,
+                log_level=settings.log_level,
+                cache_hints=_FRESH,
+            )
 
     def add_tool(
         self,
@@ -235,6 +237,23 @@ class SuiteServer(MCPServer[Any]):
         except OSError:
             # What happened has happened; a full disk must not turn it into a failure for the caller.
             logger.exception("The audit log refused a line")
+
+
+@contextmanager
+def _rich_left_alone() -> Iterator[None]:
+    """Keep the SDK's constructor from importing rich.
+
+    Where rich is installed, the SDK imports it for a log handler that nobody sees, because logging is configured
+    by then: 40 ms of each start. An ImportError is the case that it provides for.
+    """
+    if "rich.console" in sys.modules:
+        yield
+        return
+    sys.modules["rich.console"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules["rich.console"]
 
 
 class _Call:

@@ -61,7 +61,7 @@ def parse_flags(flags: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 def human_int(text: str) -> int:
     """A whole number as vLLM reads it: 16, 8k (8,000), 8K (8,192), 16M (16 MiB). Raises ValueError."""
-    match = re.fullmatch(r"(-?\d+)(\.\d+)?([kKmMgGtT]?)", text)
+    match = re.fullmatch(r"(-?[0-9]+)(\.[0-9]+)?([kKmMgGtT]?)", text)
     if match is None or (match[2] and match[3] not in _DECIMAL):
         raise ValueError(f"{text!r} is not {Kind.INT.value}")
     factor = _DECIMAL.get(match[3]) or _BINARY[match[3]]
@@ -109,11 +109,11 @@ def _check_spelling(name: str) -> None:
         letters = re.sub(r"[.\d].*$", "", name)
         full = table.SHORT_FORMS.get(letters, "its full name")
         raise _not_allowed(name, "short forms are not read", f"Write {full}.")
-    if "_" in name:
-        raise _not_allowed(name, "vLLM spells flags with dashes", f"Write {name.replace('_', '-')}.")
     if "." in name or name.endswith("+"):
         whole = name.partition(".")[0]
         raise _not_allowed(name, "keys are not read one by one", f"Write {whole} with one JSON object.")
+    if "_" in name:
+        raise _not_allowed(name, "vLLM spells flags with dashes", f"Write {name.replace('_', '-')}.")
 
 
 def _not_allowed(name: str, why: str, instead: str) -> FlagNotAllowed:
@@ -167,12 +167,12 @@ def _value(flag: str, kind: Kind, texts: Sequence[str]) -> FlagValue:
 def _check_text(flag: str, kind: Kind, text: str) -> None:
     if len(text) > MAX_ARGUMENT_CHARS or "\0" in text:
         raise _bad_value(flag, kind, [text])
-    pattern = table.VALUE_PATTERNS.get(kind)
-    if pattern is not None and not pattern.fullmatch(text):
-        raise _bad_value(flag, kind, [text])
     choices = table.CHOICES.get(flag)
     if choices is not None and text not in choices:
         raise _not_allowed(flag, f"here it may only be {', '.join(sorted(choices))}, not {text[:40]!r}", "")
+    pattern = table.VALUE_PATTERNS.get(kind)
+    if pattern is not None and not pattern.fullmatch(text):
+        raise _bad_value(flag, kind, [text])
     if text in table.CODE_VALUES:
         raise _not_allowed(flag, f"{text} {table.CODE}", "")
 

@@ -23,8 +23,8 @@ class Kind(Enum):
 
 
 VALUE_PATTERNS = {
-    Kind.INT: re.compile(r"-?\d+(\.\d+)?[kKmMgGtT]?"),
-    Kind.FLOAT: re.compile(r"-?\d+(\.\d+)?(e-?\d+)?"),
+    Kind.INT: re.compile(r"-?[0-9]+(\.[0-9]+(?=[kmgt]))?[kKmMgGtT]?"),
+    Kind.FLOAT: re.compile(r"-?[0-9]+(\.[0-9]+)?(e-?[0-9]+)?"),
     # Neither a dot nor a slash: an import path or a file is not a name.
     Kind.NAME: re.compile(r"[A-Za-z0-9_+-]+"),
     Kind.REPO: re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"),

@@ -13,7 +13,7 @@ from vllm_mcp_protocol.model import Phase, PhaseTime, StartFacts
 from vllm_mcp_protocol.units import GIB
 
 MAX_LINE_CHARS = 2_000
-"""The longest line of interest has 300; vLLM also prints its whole configuration in one of 6,000."""
+"""The longest line of interest has 162; vLLM also prints its whole configuration in one of 3,498."""
 
 _ORDER = {phase: float(rank) for rank, phase in enumerate(Phase)} | {Phase.DOWNLOAD: 2.5}
 """Phases as they follow each other; the worker downloads after the configuration was read."""

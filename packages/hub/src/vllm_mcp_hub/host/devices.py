@@ -57,7 +57,7 @@ def memory_by_pid(device_id: DeviceId) -> dict[int, int]:
 @contextmanager
 def _nvml() -> Iterator[Any]:
     try:
-        import pynvml  # 25 ms, and only the hub needs it
+        import pynvml  # only where it is needed: servers start without it
     except ImportError:
         yield None
         return

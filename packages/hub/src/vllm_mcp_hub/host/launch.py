@@ -1,7 +1,7 @@
 """Runs as the engine for a moment: records who it is, then becomes vLLM by exec.
 
 Started by file path as `python -I -S launch.py FOLDER PROGRAM ARGUMENT…` in a session of its own: the standard
-library only, because every engine waits for it (12 ms here; 25 ms with `site`, more with the package's imports).
+library only, because every engine waits for it (with the record's fsync 71 ms here, 92 ms with `site`).
 Process number, session and start time survive exec, so the record is written by the very process that it
 describes: a hub that dies between spawn and bookkeeping loses nothing.
 """

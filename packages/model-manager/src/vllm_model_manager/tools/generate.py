@@ -7,7 +7,7 @@ import anyio
 from pydantic import Field
 
 from vllm_mcp_protocol.engine_http import EngineHttp
-from vllm_mcp_protocol.errors import NotSupported
+from vllm_mcp_protocol.errors import EngineRequestFailed, ErrorInfo, NotSupported, SuiteError, error_from_info
 from vllm_mcp_protocol.model import EngineView, HubState, JsonObject
 from vllm_mcp_protocol.request_defaults import apply_model_config
 from vllm_mcp_protocol.serving.context import Progress
@@ -82,8 +82,26 @@ async def generate(
         config = state.model_configs.get(name) or state.model_configs.get(view.model_id)
         request = with_output_limit(apply_model_config(config, request), context_window(view))
         started_s = anyio.current_time()
-        answer = await _collect(http, request, ctx)
+        try:
+            answer = await _collect(http, request, ctx)
+        except EngineRequestFailed as error:
+            raise _with_next_step(error, view) from error
     return _result(endpoint.served_name, answer, started_s)
+
+
+def _with_next_step(error: EngineRequestFailed, view: EngineView) -> SuiteError:
+    """The engine says what is wrong, not always what to do."""
+    info = error.info
+    if info.suggestion:
+        return error
+    own_fault = str(info.details.get("status", "")).startswith("4")
+    suggestion = (
+        "change the request as the engine's words say"
+        if own_fault
+        else f"get-model-logs {view.model_id} with level=error shows the cause"
+    )
+    details = {**info.details, "engine_id": view.id, "suggestion": suggestion}
+    return error_from_info(ErrorInfo(code=info.code, message=info.message, details=details))
 
 
 async def _collect(http: EngineHttp, request: JsonObject, ctx: ToolContext) -> Answer:
