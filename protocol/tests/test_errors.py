@@ -3,6 +3,7 @@
 from collections import Counter
 
 import pytest
+
 from vllm_mcp_protocol import errors
 from vllm_mcp_protocol.errors import ErrorInfo, GpuMemoryInsufficient, SuiteError, error_classes, error_from_info
 

@@ -5,6 +5,7 @@ import socket
 from pathlib import Path
 
 import pytest
+
 from vllm_mcp_protocol.errors import PathNotAllowed, StateDirRefused
 from vllm_mcp_protocol.paths import (
     SOCKET_PATH_LIMIT_BYTES,
@@ -57,7 +58,8 @@ def test_confined_paths_follow_links_before_they_are_judged(tmp_path: Path) -> N
     (inside / "adapter").mkdir()
     (inside / "link").symlink_to(outside)
     assert confine(str(inside / "adapter"), [inside], parameter="lora_path") == inside / "adapter"
-    for bad in (str(inside / "link"), str(inside / "../out"), str(outside), "/etc", f"{inside}/adapter/../../out", "a\0b"):
+    out = (inside / "link", inside / "../out", outside, "/etc", f"{inside}/adapter/../../out", "a\0b")
+    for bad in map(str, out):
         with pytest.raises(PathNotAllowed) as caught:
             confine(bad, [inside], parameter="lora_path")
         assert caught.value.info.details["parameter"] == "lora_path"

@@ -3,19 +3,57 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from vllm_mcp_protocol.errors import SettingError
-from vllm_mcp_protocol.settings import Settings, is_set
 
-INTERFACE = """
-VLLM_API_ENDPOINT VLLM_API_KEY VLLM_HOST VLLM_PORT VLLM_TIMEOUT VLLM_MAX_RETRIES VLLM_MODEL_CACHE_DIR
-VLLM_GPU_MEMORY_UTILIZATION VLLM_TENSOR_PARALLEL_SIZE VLLM_PIPELINE_PARALLEL_SIZE VLLM_MAX_MODEL_LEN VLLM_QUANTIZATION
-VLLM_DTYPE VLLM_ENFORCE_EAGER VLLM_ENABLE_PREFIX_CACHING VLLM_EXECUTABLE HF_TOKEN HF_HUB_OFFLINE STATE_DB_PATH
-ENCRYPTION_KEY ENCRYPT_SENSITIVE_DATA ENABLE_COMPRESSION MAX_HISTORY_SIZE BACKUP_INTERVAL_SECONDS MAX_SESSION_AGE_DAYS
-MONITOR_INTERVAL_MS METRICS_ENDPOINT METRICS_DB_PATH METRICS_RETENTION_HOURS ENABLE_GPU_MONITORING ENABLE_ALERTS
-DISCOVERY_ENDPOINTS DISCOVERY_INTERVAL_SECONDS ENABLE_MODEL_METADATA_ENRICHMENT METADATA_CACHE_TTL_HOURS
-ENABLE_CAPABILITY_DETECTION OPTIMIZATION_INTERVAL_SECONDS AUTO_SCALING_ENABLED MIN_GPU_UTILIZATION MAX_GPU_UTILIZATION
-ENABLE_PREDICTIVE_LOADING UNLOAD_IDLE_MODELS_MINUTES RESOURCE_PREDICTION_WINDOW_MINUTES LOG_LEVEL VLLM_HUB_DIR
-""".split()
+from vllm_mcp_protocol.errors import SettingError
+from vllm_mcp_protocol.settings import Settings, forget_unset, is_set
+
+INTERFACE = [
+    "VLLM_API_ENDPOINT",
+    "VLLM_API_KEY",
+    "VLLM_HOST",
+    "VLLM_PORT",
+    "VLLM_TIMEOUT",
+    "VLLM_MAX_RETRIES",
+    "VLLM_MODEL_CACHE_DIR",
+    "VLLM_GPU_MEMORY_UTILIZATION",
+    "VLLM_TENSOR_PARALLEL_SIZE",
+    "VLLM_PIPELINE_PARALLEL_SIZE",
+    "VLLM_MAX_MODEL_LEN",
+    "VLLM_QUANTIZATION",
+    "VLLM_DTYPE",
+    "VLLM_ENFORCE_EAGER",
+    "VLLM_ENABLE_PREFIX_CACHING",
+    "VLLM_EXECUTABLE",
+    "HF_TOKEN",
+    "HF_HUB_OFFLINE",
+    "STATE_DB_PATH",
+    "ENCRYPTION_KEY",
+    "ENCRYPT_SENSITIVE_DATA",
+    "ENABLE_COMPRESSION",
+    "MAX_HISTORY_SIZE",
+    "BACKUP_INTERVAL_SECONDS",
+    "MAX_SESSION_AGE_DAYS",
+    "MONITOR_INTERVAL_MS",
+    "METRICS_ENDPOINT",
+    "METRICS_DB_PATH",
+    "METRICS_RETENTION_HOURS",
+    "ENABLE_GPU_MONITORING",
+    "ENABLE_ALERTS",
+    "DISCOVERY_ENDPOINTS",
+    "DISCOVERY_INTERVAL_SECONDS",
+    "ENABLE_MODEL_METADATA_ENRICHMENT",
+    "METADATA_CACHE_TTL_HOURS",
+    "ENABLE_CAPABILITY_DETECTION",
+    "OPTIMIZATION_INTERVAL_SECONDS",
+    "AUTO_SCALING_ENABLED",
+    "MIN_GPU_UTILIZATION",
+    "MAX_GPU_UTILIZATION",
+    "ENABLE_PREDICTIVE_LOADING",
+    "UNLOAD_IDLE_MODELS_MINUTES",
+    "RESOURCE_PREDICTION_WINDOW_MINUTES",
+    "LOG_LEVEL",
+    "VLLM_HUB_DIR",
+]
 """The published list; a variable that leaves it breaks somebody's configuration."""
 
 
@@ -75,7 +113,11 @@ def test_old_names_of_the_token_work_and_the_new_one_wins(old: str) -> None:
 
 def test_thresholds_of_any_metric_and_lists() -> None:
     settings = Settings.from_environment(
-        {"ALERT_THRESHOLD_QUEUE_LENGTH": "7.5", "DISCOVERY_ENDPOINTS": "http://a:1, http://b:2/v1,", "LOG_LEVEL": "warn"}
+        {
+            "ALERT_THRESHOLD_QUEUE_LENGTH": "7.5",
+            "DISCOVERY_ENDPOINTS": "http://a:1, http://b:2/v1,",
+            "LOG_LEVEL": "warn",
+        }
     )
     assert settings.alert_thresholds == {"queue_length": 7.5}
     assert settings.remote_endpoints() == ("http://a:1", "http://b:2")
@@ -83,7 +125,9 @@ def test_thresholds_of_any_metric_and_lists() -> None:
 
 
 def test_a_running_vllm_is_named_by_address_or_by_host_and_port() -> None:
-    assert Settings.from_environment({"VLLM_HOST": "gpu1", "VLLM_PORT": "9000"}).remote_endpoints() == ("http://gpu1:9000",)
+    assert Settings.from_environment({"VLLM_HOST": "gpu1", "VLLM_PORT": "9000"}).remote_endpoints() == (
+        "http://gpu1:9000",
+    )
     assert Settings.from_environment({"VLLM_PORT": "9000"}).remote_endpoints() == ()
     one = {"VLLM_API_ENDPOINT": "http://a:1/v1/", "DISCOVERY_ENDPOINTS": "http://a:1"}
     assert Settings.from_environment(one).remote_endpoints() == ("http://a:1",)
@@ -91,3 +135,9 @@ def test_a_running_vllm_is_named_by_address_or_by_host_and_port() -> None:
 
 def test_quantization_none_is_unset() -> None:
     assert Settings.from_environment({"VLLM_QUANTIZATION": "none"}).vllm_quantization is None
+
+
+def test_variables_that_are_not_set_are_taken_out_of_the_environment() -> None:
+    env = {"HF_HOME": "", "HF_TOKEN": "${HF_TOKEN}", "VLLM_PORT": "8000", "PATH": "", "HUGGING_FACE_HUB_TOKEN": " "}
+    forget_unset(env)
+    assert env == {"VLLM_PORT": "8000", "PATH": ""}

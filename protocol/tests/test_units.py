@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from vllm_mcp_protocol.units import GIB, MIB, format_bytes, format_seconds, parse_size, to_mib
 
 

@@ -5,6 +5,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -104,9 +105,11 @@ async def test_requests_that_bypass_the_suite_count_too(site: HubSite) -> None:
 
 async def test_after_an_out_of_memory_a_smaller_context_is_tried_once_when_allowed(site: HubSite) -> None:
     site.set_knobs(oom_unless_max_model_len=2048)
-    asked = {"options": {"max_model_len": 4096}}
+    asked: dict[str, Any] = {"options": {"max_model_len": 4096}}
     async with site.client() as hub:
-        failed = await stopped(hub, (await load(hub, "strict", **asked)).engine.id)  # type: ignore[union-attr]
+        strict = await load(hub, "strict", **asked)
+        assert strict.engine is not None
+        failed = await stopped(hub, strict.engine.id)
         assert failed.failure is not None
         assert failed.failure.code == "ENGINE_OUT_OF_MEMORY"
         grant = await load(hub, "lenient", allow_smaller=True, **asked)

@@ -1,11 +1,13 @@
 """Loading fake models on a site's hub, and waiting for what comes of it."""
 
+from typing import Any
+
 from tests.hubs import wish
 from vllm_mcp_protocol.hub_client import Hub
 from vllm_mcp_protocol.model import EngineStatus, EngineView, LoadGrant
 
 
-async def load(hub: Hub, model: str, gpu: int | None = 0, **more: object) -> LoadGrant:
+async def load(hub: Hub, model: str, gpu: int | None = 0, **more: Any) -> LoadGrant:
     return await hub.load(wish(model, gpu_ids=() if gpu is None else (gpu,), **more))
 
 
@@ -19,7 +21,7 @@ async def until(hub: Hub, engine_id: str, *statuses: EngineStatus) -> EngineView
     raise AssertionError(f"{engine_id} is {view.status}, not {statuses}: {view.failure}")
 
 
-async def ready(hub: Hub, model: str, gpu: int | None = 0, **more: object) -> str:
+async def ready(hub: Hub, model: str, gpu: int | None = 0, **more: Any) -> str:
     grant = await load(hub, model, gpu, **more)
     assert grant.engine is not None
     await until(hub, grant.engine.id, EngineStatus.READY)

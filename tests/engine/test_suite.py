@@ -6,16 +6,17 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from tests.hubs import HubSite, wait_for
 from vllm_mcp_hub.host.processes import Seen, observe, session_of
 from vllm_mcp_protocol.engine_http import EngineHttp
 from vllm_mcp_protocol.errors import ModelNotLoaded, NotSupported, PortInUse, SuiteError
 from vllm_mcp_protocol.hf_cache import find
 from vllm_mcp_protocol.hub_client import Hub
 from vllm_mcp_protocol.model import EngineEnvironment, EngineStatus, EngineView, LoadOptions, LoadRequest, Phase
-
-from tests.hubs import HubSite, wait_for
 
 pytestmark = [pytest.mark.anyio, pytest.mark.engine]
 LLAMA = "tiny-org/tiny-llama"
@@ -39,7 +40,7 @@ async def hub(site: HubSite) -> AsyncIterator[Hub]:
         yield client
 
 
-def request(home: Path, model: str = LLAMA, **options: object) -> LoadRequest:
+def request(home: Path, model: str = LLAMA, **options: Any) -> LoadRequest:
     return LoadRequest(
         model_id=model,
         options=LoadOptions.model_validate(options),
@@ -57,7 +58,7 @@ async def settled(hub: Hub, view: EngineView) -> EngineView:
     return view
 
 
-async def loaded(hub: Hub, home: Path, **options: object) -> EngineView:
+async def loaded(hub: Hub, home: Path, **options: Any) -> EngineView:
     """The shared engine: started by the first test that needs it, joined by the others."""
     grant = await hub.load(request(home, enable_lora=True, **options))
     assert grant.engine is not None

@@ -39,6 +39,10 @@ class Stage:
             "VLLM_MODEL_CACHE_DIR": str(self.model.parent),
         }
 
+    @property
+    def mine(self) -> bytes:
+        return str(self.cli.folder).encode()
+
     def words(self, *more: str) -> list[str]:
         return ["demo", "--model", str(self.model), *more]
 
@@ -56,8 +60,11 @@ class Stage:
 
     def running(self) -> list[str]:
         """Command lines of processes that belong to this stage: engines name its paths, hubs have them in env."""
-        mine = str(self.cli.folder).encode()
-        return [f"{pid} {command}" for pid, command in _commands() if _mentions(pid, mine)]
+        return [f"{pid} {command}" for pid, command in _commands() if _mentions(pid, self.mine)]
+
+    def loads(self) -> bool:
+        """An engine starts: `vllm serve MODEL`, and not the question for its flags."""
+        return any("serve" in command and "--uds" in command for command in self.running())
 
 
 def _commands() -> Iterator[tuple[int, str]]:
@@ -115,11 +122,25 @@ def test_programs_get_one_object(cli: Cli) -> None:
 def test_an_interrupt_while_loading_ends_everything(cli: Cli, number: signal.Signals, deaf: bool) -> None:
     stage = Stage(cli, load_s=600, deaf=deaf)
     process = stage.start()
-    until(lambda: any("serve" in command for command in stage.running()) or process.poll() is not None)
+    until(lambda: stage.loads() or process.poll() is not None)
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number, err
     assert "Ended what the demo had started" in err
+    assert "Traceback" not in err
+    assert stage.running() == []
+    assert list(stage.tmp.iterdir()) == []
+
+
+def test_a_server_that_is_killed_is_a_failure_and_swept(cli: Cli) -> None:
+    stage = Stage(cli, load_s=600)
+    process = stage.start()
+    until(lambda: stage.loads() or process.poll() is not None)
+    (server,) = (pid for pid, command in _commands() if "vllm_model_manager" in command and _mentions(pid, stage.mine))
+    os.kill(server, signal.SIGKILL)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1, err
+    assert "The MCP server" in err
     assert "Traceback" not in err
     assert stage.running() == []
     assert list(stage.tmp.iterdir()) == []

@@ -25,13 +25,12 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run_in(shell: str, script: str, path: Path | None) -> subprocess.CompletedProcess[str]:
-    """Evaluate `script` in a new, unconfigured `shell` whose PATH begins with `path`."""
+    """Evaluate `script` in a new, unconfigured `shell` whose PATH is `path`."""
     program = shutil.which(shell)
     if program is None:
         pytest.skip(f"{shell} is not installed")
     quiet = {"bash": ["--norc", "--noprofile"], "zsh": ["-f"], "fish": ["--no-config"]}[shell]
-    rest = os.environ["PATH"]
-    env = os.environ | {"PATH": f"{path}:{rest}" if path else rest}
+    env = os.environ | {"PATH": str(path or "/nowhere")}  # the machine may have a real crush
     return subprocess.run([program, *quiet, "-c", script], capture_output=True, text=True, env=env, check=False)
 
 

@@ -1,10 +1,13 @@
 """`status`, `up`, `down`: what is shown, that nothing is started by looking, that Ctrl-C leaves engines alone."""
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -182,3 +185,28 @@ def test_watch_without_a_terminal_prints_changes_only(cli: Cli) -> None:
     process.send_signal(signal.SIGINT)
     rest, _ = process.communicate(timeout=30)
     assert rest.count("device") == 0
+
+
+def hang_up(listener: socket.socket, over: threading.Event) -> None:
+    """Take every call and end it, until it is over."""
+    listener.settimeout(0.05)
+    while not over.is_set():
+        with contextlib.suppress(TimeoutError):
+            listener.accept()[0].close()
+
+
+def test_a_hub_that_does_not_talk_is_3(cli: Cli) -> None:
+    cli.state.mkdir(mode=0o700)
+    over = threading.Event()
+    with socket.socket(socket.AF_UNIX) as deaf:
+        deaf.bind(str(cli.state / "hub.sock"))
+        deaf.listen()
+        hangs_up = threading.Thread(target=hang_up, args=(deaf, over))
+        hangs_up.start()
+        done = cli("status", "--json")
+        over.set()
+        hangs_up.join()
+    (cli.state / "hub.sock").unlink()
+    assert done.returncode == 3
+    assert json.loads(done.stdout)["error"]["code"] == "HUB_UNAVAILABLE"
+    assert "Next: " in done.stderr

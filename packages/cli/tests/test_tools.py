@@ -15,7 +15,7 @@ from tests.fakes.fakes import make_fake_vllm, set_knobs
 from tests.fakes.toy_server import TOY
 from tests.fakes.toy_tools import build_server
 from vllm_mcp.tools import Installed, answer, resolve
-from vllm_mcp_protocol.errors import NotThere, UnknownArgument
+from vllm_mcp_protocol.errors import ToolNotFound, UnknownArgument
 from vllm_mcp_protocol.settings import Settings
 
 SPELLINGS = (
@@ -46,7 +46,7 @@ def test_every_clients_spelling_is_understood(spelling: str) -> None:
 
 def test_a_tool_of_two_servers_needs_its_server() -> None:
     servers = [toy(), toy("vllm-other")]
-    with pytest.raises(NotThere, match="several servers: mcp_vllm-toy_load-model, mcp_vllm-other_load-model"):
+    with pytest.raises(ToolNotFound, match="several servers: mcp_vllm-toy_load-model, mcp_vllm-other_load-model"):
         resolve(["load-model"], servers)
     assert resolve(["mcp_vllm-other_load-model"], servers)[0].name == "vllm-other"
     assert resolve(["vllm-other", "load-model"], servers)[0].name == "vllm-other"
@@ -57,7 +57,7 @@ def test_a_tool_of_two_servers_needs_its_server() -> None:
     [(["load-modle"], "load-model"), (["mcp_vllm-toy_lode-model"], "load-model"), (["vllm-toy", "ecko"], None)],
 )
 def test_an_unknown_name_gets_the_closest(words: list[str], closest: str | None) -> None:
-    with pytest.raises(NotThere) as caught:
+    with pytest.raises(ToolNotFound) as caught:
         resolve(words, [toy()])
     assert caught.value.info.details["closest"] == closest
     assert "vllm-mcp tool --list" in caught.value.info.suggestion
@@ -168,7 +168,7 @@ def test_a_tool_that_does_not_exist(cli: Cli) -> None:
     done = cli("tool", "mcp_vllm-model-manager_lod-model", "--json")
     assert done.returncode == 2
     assert "Did you mean load-model?" in done.stderr
-    assert json.loads(done.stdout)["error"]["code"] == "NOT_FOUND"
+    assert json.loads(done.stdout)["error"]["code"] == "TOOL_NOT_FOUND"
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
 from vllm_mcp_hub.core.lifecycle import (
     LIVE,
     SETTLING,
@@ -138,7 +139,7 @@ class HubMachine(RuleBasedStateMachine):
                 ttl_s=options["ttl"],
                 pinned=options["pinned"],
                 dry_run=dry,
-            )  # fmt: skip
+            )
         )
         answers = [e for e in effects if isinstance(e, Granted | Refused)]
         assert len(answers) == 1, "every request is answered exactly once"

@@ -4,6 +4,7 @@ from itertools import chain, combinations
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from vllm_mcp_hub.core.placement import Idle, place, smallest_sufficient
 
 idle_engines = st.lists(

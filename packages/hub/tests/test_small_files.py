@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from vllm_mcp_hub.config import HubConfig, read_config
 from vllm_mcp_hub.core.retry import smaller_request
 from vllm_mcp_hub.memory import check_free_memory

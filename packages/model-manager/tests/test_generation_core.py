@@ -66,12 +66,19 @@ def test_without_a_template_messages_and_tools_are_refused(wish: Wish) -> None:
 
 @given(window=st.none() | st.integers(1, 10**6), asked=st.none() | st.integers(1, 10**6))
 def test_an_answer_always_has_a_limit_that_leaves_room_for_the_prompt(window: int | None, asked: int | None) -> None:
-    limit = with_output_limit({"max_tokens": asked}, window)["max_tokens"]
+    limit = with_output_limit({"max_tokens": asked}, window, asked=asked is not None)["max_tokens"]
     if asked is not None:
         assert limit == asked
     else:
         assert 1 <= limit <= 1024
         assert window is None or limit <= max(1, window // 2)
+
+
+@given(window=st.integers(1, 10**6), default=st.integers(1, 10**6))
+def test_a_default_limit_never_makes_vllm_refuse(window: int, default: int) -> None:
+    limit = with_output_limit({"max_tokens": default}, window, asked=False)["max_tokens"]
+    assert 1 <= limit <= default
+    assert limit < window or window == 1
 
 
 @given(pieces=st.lists(st.text(), max_size=20), wanted=st.integers(0, 60))

@@ -3,7 +3,7 @@
     SuiteError
     ├── BadInput               INVALID_ARGUMENT · UNKNOWN_ARGUMENT · CONFLICTING_FLAGS · FLAG_NOT_ALLOWED
     │                          FLAG_NOT_SUPPORTED · PATH_NOT_ALLOWED · INVALID_SETTING
-    ├── NotThere               MODEL_NOT_FOUND · MODEL_NOT_LOADED · ENGINE_NOT_FOUND · LORA_NOT_FOUND
+    ├── NotThere               TOOL_NOT_FOUND · MODEL_NOT_FOUND · MODEL_NOT_LOADED · ENGINE_NOT_FOUND · LORA_NOT_FOUND
     ├── NoRoom                 GPU_MEMORY_INSUFFICIENT · GPU_MEMORY_HELD · NO_SUCH_GPU · TOO_FEW_DEVICES
     │                          DISK_FULL · PORT_IN_USE
     ├── NotNow                 MODEL_BUSY · DEVICE_SETTLING · REMOTE_ENGINE · NOT_SUPPORTED · FORCE_REQUIRED
@@ -92,6 +92,10 @@ class NotThere(SuiteError):
     """The thing that was named does not exist."""
 
     code = "NOT_FOUND"
+
+
+class ToolNotFound(NotThere):
+    code = "TOOL_NOT_FOUND"
 
 
 class ModelNotFound(NotThere):

@@ -128,18 +128,14 @@ class Hub:
         """Stop serving adapter `name`."""
         return await self._engine("POST", f"{engine_id}/loras/unload", {"name": name})
 
-    async def pin(
-        self, engine_id: str, *, pinned: bool | None = None, ttl_s: float | None = None
-    ) -> EngineView:
+    async def pin(self, engine_id: str, *, pinned: bool | None = None, ttl_s: float | None = None) -> EngineView:
         """Change an engine's pin or idle limit; None leaves it as it is, ttl_s=0 removes the limit."""
         return await self._engine("POST", f"{engine_id}/keep", {"pinned": pinned, "ttl_s": ttl_s})
 
     async def logs(self, engine_id: str, *, tail: int = 100, level: str | None = None) -> LogTail:
         """The last `tail` lines of the engine's log, at most about 20 KB, optionally of one level only."""
         query = {"tail": tail} | ({"level": level} if level else {})
-        return LogTail.model_validate_json(
-            await self._ask("GET", f"/v1/engines/{engine_id}/logs", params=query)
-        )
+        return LogTail.model_validate_json(await self._ask("GET", f"/v1/engines/{engine_id}/logs", params=query))
 
     async def set_model_config(self, model_id: str, config: ModelConfig | None) -> None:
         """Keep request defaults of a model; None forgets them."""
@@ -187,9 +183,7 @@ class Hub:
         for attempt in (1, 2):
             http = await self._connected()
             try:
-                response = await http.request(
-                    method, path, content=body, params=params, timeout=_limit(limit_s)
-                )
+                response = await http.request(method, path, content=body, params=params, timeout=_limit(limit_s))
             except _UNSENT:
                 await self.aclose()  # the hub ended since; the next round starts one
             except _LOST as error:
@@ -252,9 +246,7 @@ class Hub:
             await anyio.sleep(wait_s)
             wait_s = min(wait_s * 1.5, 0.25)
         raise (
-            self._too_old(other)
-            if other < self._protocol
-            else self._gone(f"no answer within {CONNECT_LIMIT_S:.0f} s")
+            self._too_old(other) if other < self._protocol else self._gone(f"no answer within {CONNECT_LIMIT_S:.0f} s")
         )
 
     def _check_listening(self) -> None:
@@ -286,7 +278,8 @@ class Hub:
 
     def _too_old(self, other: int) -> HubTooOld:
         return HubTooOld(
-            f"The running hub (pid {self.hub_pid}) speaks protocol {other}, older than {self._protocol}, and does not end.",
+            f"The running hub (pid {self.hub_pid}) speaks protocol {other}, older than {self._protocol}, "
+            "and does not end.",
             hub_protocol=other,
             client_protocol=self._protocol,
             suggestion=f"end process {self.hub_pid}; its engines run on and are adopted",
@@ -333,6 +326,4 @@ def _error(body: bytes, status: int) -> Exception:
     try:
         return error_from_info(ErrorInfo.model_validate_json(body))
     except ValueError:
-        return HubUnavailable(
-            f"The hub answered {status} with something that is not an error of ours.", status=status
-        )
+        return HubUnavailable(f"The hub answered {status} with something that is not an error of ours.", status=status)

@@ -323,10 +323,11 @@ class HubState(Value):
     model_configs: Mapping[str, ModelConfig] = Field(default_factory=dict)
 
     def serving(self, model_id: str) -> EngineView | None:
-        """The engine that holds, or is getting, `model_id` (by id or served name), if any; stopped ones only as the last resort."""
-        found = [
-            e for e in self.engines if model_id in (e.model_id, e.served_name, e.id) or model_id in e.loras
-        ]
+        """The engine that holds, or is getting, `model_id` (its id, served name, engine or adapter).
+
+        A stopped one only when nothing else answers to that name; None when nothing does.
+        """
+        found = [e for e in self.engines if model_id in (e.model_id, e.served_name, e.id) or model_id in e.loras]
         live = [e for e in found if e.status is not EngineStatus.STOPPED]
         candidates = live or found
         return candidates[-1] if candidates else None

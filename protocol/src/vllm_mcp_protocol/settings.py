@@ -4,7 +4,7 @@ A variable that is empty, or still an unexpanded `${X}`, is unset: clients pass 
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
@@ -16,9 +16,7 @@ _UNEXPANDED = re.compile(r"^\$\{[^}]*\}$|^\$[A-Za-z_]\w*$")
 
 def _names(value: Any) -> Any:
     """A comma-separated list."""
-    return (
-        tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
-    )
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
 def _none_is_unset(value: Any) -> Any:
@@ -47,14 +45,12 @@ class Settings(BaseModel):
         description="A running vLLM to attach, e.g. http://127.0.0.1:8000",
     )
     vllm_api_key: SecretStr | None = Field(default=None, description="API key of VLLM_API_ENDPOINT")
-    vllm_host: str | None = Field(
-        default=None, description="Host of a running vLLM to attach (with VLLM_PORT)"
-    )
+    vllm_host: str | None = Field(default=None, description="Host of a running vLLM to attach (with VLLM_PORT)")
     vllm_port: int | None = Field(
         default=None,
         ge=1,
         le=65535,
-        description="Port of a running vLLM to attach (with VLLM_HOST), or first port for engines that listen on loopback",
+        description="Port of a running vLLM to attach (with VLLM_HOST)",
     )
     vllm_timeout: int = Field(
         default=120_000, ge=100, le=86_400_000, description="Time limit of one request to an engine, ms"
@@ -68,9 +64,7 @@ class Settings(BaseModel):
     vllm_gpu_memory_utilization: float | None = Field(
         default=None, gt=0, le=1, description="Default share of each GPU's memory per engine"
     )
-    vllm_tensor_parallel_size: int | None = Field(
-        default=None, ge=1, le=64, description="Default tensor-parallel size"
-    )
+    vllm_tensor_parallel_size: int | None = Field(default=None, ge=1, le=64, description="Default tensor-parallel size")
     vllm_pipeline_parallel_size: int | None = Field(
         default=None, ge=1, le=64, description="Default pipeline-parallel size"
     )
@@ -82,34 +76,24 @@ class Settings(BaseModel):
         default=None, description="Default weight type"
     )
     vllm_enforce_eager: bool | None = Field(default=None, description="Default for enforce_eager")
-    vllm_enable_prefix_caching: bool | None = Field(
-        default=None, description="Default for enable_prefix_caching"
-    )
+    vllm_enable_prefix_caching: bool | None = Field(default=None, description="Default for enable_prefix_caching")
     vllm_executable: str | None = Field(default=None, description="Path of the vllm command")
     # Hugging Face
     hf_token: SecretStr | None = Field(default=None, description="Hugging Face token for gated models")
     hf_hub_offline: bool = Field(default=False, description="Never reach the Hugging Face Hub")
     hf_home: str | None = Field(default=None, description="Hugging Face home; the cache is its folder hub")
     hf_hub_cache: str | None = Field(default=None, description="Hugging Face cache folder")
-    hf_endpoint: str | None = Field(
-        default=None, pattern=r"^https?://", description="Mirror of the Hugging Face Hub"
-    )
+    hf_endpoint: str | None = Field(default=None, pattern=r"^https?://", description="Mirror of the Hugging Face Hub")
     # state-persistence
     state_db_path: str | None = Field(default=None, description="SQLite file of saved sessions")
-    encryption_key: SecretStr | None = Field(
-        default=None, description="Key or passphrase of the saved sessions"
-    )
+    encryption_key: SecretStr | None = Field(default=None, description="Key or passphrase of the saved sessions")
     encrypt_sensitive_data: bool = Field(default=True, description="Encrypt saved sessions")
     enable_compression: bool = Field(default=True, description="Compress saved sessions")
     max_history_size: int = Field(default=1000, ge=1, description="Most snapshots kept per session")
-    backup_interval_seconds: int = Field(
-        default=300, ge=1, description="Seconds between background snapshots"
-    )
+    backup_interval_seconds: int = Field(default=300, ge=1, description="Seconds between background snapshots")
     max_session_age_days: int = Field(default=30, ge=1, description="Days that saved sessions are kept")
     # performance-monitor
-    monitor_interval_ms: int = Field(
-        default=5000, ge=100, le=3_600_000, description="Time between samples, ms"
-    )
+    monitor_interval_ms: int = Field(default=5000, ge=100, le=3_600_000, description="Time between samples, ms")
     metrics_endpoint: str | None = Field(
         default=None, pattern=r"^https?://", description="A /metrics address to read beside the engines'"
     )
@@ -121,31 +105,19 @@ class Settings(BaseModel):
         default_factory=dict, description="ALERT_THRESHOLD_<METRIC>: value at which an alert starts"
     )
     # auto-discovery
-    discovery_endpoints: Names = Field(
-        default=(), description="Further engines to attach, comma-separated addresses"
-    )
+    discovery_endpoints: Names = Field(default=(), description="Further engines to attach, comma-separated addresses")
     discovery_interval_seconds: int = Field(default=300, ge=1, description="Seconds between background scans")
     enable_model_metadata_enrichment: bool = Field(
         default=True, description="Ask the Hub for tags, licences and downloads"
     )
-    metadata_cache_ttl_hours: int = Field(
-        default=24, ge=0, description="Hours that the Hub's answers are kept"
-    )
+    metadata_cache_ttl_hours: int = Field(default=24, ge=0, description="Hours that the Hub's answers are kept")
     enable_capability_detection: bool = Field(default=True, description="Work out what models can do")
     # resource-optimizer
-    optimization_interval_seconds: int = Field(
-        default=60, ge=1, description="Seconds between optimizer rounds"
-    )
+    optimization_interval_seconds: int = Field(default=60, ge=1, description="Seconds between optimizer rounds")
     auto_scaling_enabled: bool = Field(default=False, description="Let the optimizer act")
-    min_gpu_utilization: float = Field(
-        default=0.1, ge=0, le=1, description="Below this share an engine counts as idle"
-    )
-    max_gpu_utilization: float = Field(
-        default=0.9, ge=0, le=1, description="Above this share a GPU counts as full"
-    )
-    enable_predictive_loading: bool = Field(
-        default=False, description="Load models before they are asked for"
-    )
+    min_gpu_utilization: float = Field(default=0.1, ge=0, le=1, description="Below this share an engine counts as idle")
+    max_gpu_utilization: float = Field(default=0.9, ge=0, le=1, description="Above this share a GPU counts as full")
+    enable_predictive_loading: bool = Field(default=False, description="Load models before they are asked for")
     unload_idle_models_minutes: float | None = Field(
         default=None, gt=0, description="Unload models that were idle for so long, minutes"
     )
@@ -155,15 +127,9 @@ class Settings(BaseModel):
     # the suite
     log_level: LogLevel = Field(default="WARNING", description="What is written to stderr")
     vllm_hub_dir: str | None = Field(default=None, description="State folder of the hub")
-    vllm_mcp_engine_dir: str | None = Field(
-        default=None, description="Folder of the managed engine environments"
-    )
-    vllm_mcp_read_only: bool = Field(
-        default=False, description="Hide and refuse every tool that changes something"
-    )
-    vllm_mcp_allowed_tools: Names | None = Field(
-        default=None, description="Only these tools (globs, comma-separated)"
-    )
+    vllm_mcp_engine_dir: str | None = Field(default=None, description="Folder of the managed engine environments")
+    vllm_mcp_read_only: bool = Field(default=False, description="Hide and refuse every tool that changes something")
+    vllm_mcp_allowed_tools: Names | None = Field(default=None, description="Only these tools (globs, comma-separated)")
     vllm_mcp_denied_tools: Names = Field(default=(), description="Not these tools (globs, comma-separated)")
     vllm_mcp_token: SecretStr | None = Field(default=None, description="Bearer token for the HTTP transport")
 
@@ -194,9 +160,7 @@ class Settings(BaseModel):
         if named is None and self.vllm_host is not None:
             named = f"http://{self.vllm_host}:{self.vllm_port or 8000}"
         found = [] if named is None else [named]
-        return tuple(
-            dict.fromkeys(url.rstrip("/").removesuffix("/v1") for url in (*found, *self.discovery_endpoints))
-        )
+        return tuple(dict.fromkeys(url.rstrip("/").removesuffix("/v1") for url in (*found, *self.discovery_endpoints)))
 
 
 _OLD_TOKEN_NAMES = ("HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN", "HUGGINGFACE_API_TOKEN")
@@ -206,6 +170,17 @@ _THRESHOLD = "ALERT_THRESHOLD_"
 def is_set(value: str | None) -> bool:
     """False for nothing, blanks, and a `${X}` that the client did not expand."""
     return bool(value and value.strip()) and not _UNEXPANDED.match((value or "").strip())
+
+
+def forget_unset(env: MutableMapping[str, str]) -> None:
+    """Take variables of ours that are empty or unexpanded out of `env`.
+
+    Bundles pass every variable, set or not, and libraries that read the environment themselves take an empty
+    HF_HOME for the working directory.
+    """
+    for name in [*(field.upper() for field in Settings.model_fields), *_OLD_TOKEN_NAMES]:
+        if name in env and not is_set(env[name]):
+            del env[name]
 
 
 def _thresholds(given: Mapping[str, str]) -> dict[str, float]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from vllm_mcp.demo_scenes import DemoSetting, play
 from vllm_mcp.descendants import adopt_orphans, end_descendants, reap
 from vllm_mcp.render import DONE, FAILED, console, print_error, print_json
-from vllm_mcp.running import run_interruptible
+from vllm_mcp.running import only_error, run_interruptible
 from vllm_mcp.shell_init import shown_command
 from vllm_mcp.story import Story
 from vllm_mcp_protocol.errors import ErrorInfo, SuiteError
@@ -42,22 +42,33 @@ def run_demo(settings: Settings, *, model: str | None, keep: bool, as_json: bool
 
 
 async def _played(setting: DemoSetting, story: Story, as_json: bool) -> int:
-    from mcp.shared.exceptions import MCPError
-
     _opening(setting, story)
     try:
         result = await play(setting, story)
-    except SuiteError as error:
-        print_error(error.info, as_json=as_json)
-        return FAILED
-    except MCPError as error:
-        message = f"The MCP server failed: {error}."
-        print_error(ErrorInfo(code="INTERNAL_ERROR", message=message), as_json=as_json)
+    except Exception as error:
+        info = _foreseen(only_error(error))
+        if info is None:
+            raise
+        print_error(info, as_json=as_json)
         return FAILED
     _closing(setting, story)
     if as_json:
         print_json({"success": True, **result, "steps": story.steps, "seconds": round(story.elapsed_s, 1)})
     return DONE
+
+
+def _foreseen(error: BaseException) -> ErrorInfo | None:
+    """What to tell of `error`; None for a bug of ours, whose traceback is worth more."""
+    from mcp.shared.exceptions import MCPError
+
+    if isinstance(error, SuiteError):
+        return error.info
+    if isinstance(error, MCPError):
+        suggestion = "look at the lines above; `vllm-mcp doctor` checks what it needs"
+        return ErrorInfo(
+            code="INTERNAL_ERROR", message=f"The MCP server failed: {error}.", details={"suggestion": suggestion}
+        )
+    return None
 
 
 def _opening(setting: DemoSetting, story: Story) -> None:

@@ -1,5 +1,6 @@
 """The steps of the demo, in order."""
 
+import re
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from vllm_mcp import __version__
-from vllm_mcp.demo_stream import MAX_TOKENS, counts, stream_answer
+from vllm_mcp.demo_stream import MAX_TOKENS, counts, stream_answer, thinks
 from vllm_mcp.descendants import descendants
 from vllm_mcp.engine import told
 from vllm_mcp.engine_checks import how_found, hub_toml_executable
@@ -37,6 +38,9 @@ _SAFETY_TTL_MINUTES = 30
 """Should this process be killed outright, its engine ends by itself after being idle for so long."""
 
 _LEFT_LIMIT_S = 20.0
+_EMPTY_THOUGHT = re.compile(r"<think>\s*</think>")
+"""What Qwen3 writes when it was told not to think."""
+
 _SHOWN_COLUMNS = ("id", "status", "engine_id", "memory_usage_mb", "context_window")
 _QUESTION = "In one sentence: what does an inference engine do?"
 
@@ -231,9 +235,10 @@ async def _load(setting: DemoSetting, story: Story, client: "Client", choice: Ch
 async def _ask(story: Story, client: "Client", choice: Choice) -> None:
     with story.step("generate-text") as facts:
         story.say(f"> {_QUESTION}", style="dim")
-        arguments = {"model_id": choice.model_id, "prompt": _QUESTION, "max_tokens": MAX_TOKENS}
+        prompt = f"{_QUESTION} /no_think" if thinks(choice.model_id) else _QUESTION
+        arguments = {"model_id": choice.model_id, "prompt": prompt, "max_tokens": MAX_TOKENS}
         answer = await _call(client, "generate-text", arguments)
-        story.say(answer["text"], style="cyan")
+        story.say(_EMPTY_THOUGHT.sub("", answer["text"]).strip(), style="cyan")
         facts["usage"] = answer["usage"]
         story.say(counts(answer["usage"], answer.get("ttft_ms"), answer.get("tokens_per_second")))
 

@@ -125,8 +125,9 @@ def _os_error(error: OSError, *, as_json: bool) -> int:
 
 
 def _settings() -> "Settings":
-    from vllm_mcp_protocol.settings import Settings
+    from vllm_mcp_protocol.settings import Settings, forget_unset
 
+    forget_unset(os.environ)
     return Settings.from_environment(os.environ)
 
 

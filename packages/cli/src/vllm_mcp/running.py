@@ -35,16 +35,15 @@ async def _guarded(work: Callable[[], Awaitable[int]]) -> int:
         try:
             return await work()
         except BaseExceptionGroup as group:
-            raise _only_error(group) from group
+            raise only_error(group) from group
         finally:
             for number in _ENDING:
                 loop.remove_signal_handler(number)
     return 128 + received[0]
 
 
-def _only_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error inside nested groups of one: task groups wrap what their body raised."""
-    error: BaseException = group
+def only_error(error: BaseException) -> BaseException:
+    """`error`, or the one inside of it when it is a group of one: task groups wrap what their body raised."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error

@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from vllm_mcp.render import BAD_USAGE, DONE, console, plain_table, print_error, print_json, print_result
-from vllm_mcp_protocol.errors import NotThere
+from vllm_mcp_protocol.errors import ToolNotFound
 from vllm_mcp_protocol.settings import Settings
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def installed_servers(settings: Settings) -> Iterator[Installed]:
 def resolve(words: Sequence[str], servers: Sequence[Installed]) -> tuple[Installed, str, list[str]]:
     """The server, the tool's name there, and the words after the name.
 
-    Raises NotThere for a name that is unknown or belongs to several servers.
+    Raises ToolNotFound for a name that is unknown or belongs to several servers.
     """
     first, *rest = words
     for server in servers:
@@ -125,23 +125,23 @@ def _tool_of(server: Installed, given: str) -> str:
     raise _unknown(given, [server])
 
 
-def _ambiguous(given: str, found: Sequence[tuple[Installed, str]]) -> NotThere:
+def _ambiguous(given: str, found: Sequence[tuple[Installed, str]]) -> ToolNotFound:
     names = [f"mcp_{server.name}_{tool}" for server, tool in found]
-    return NotThere(
+    return ToolNotFound(
         f"{given} is a tool of several servers: {', '.join(names)}.",
         suggestion=f"use {names[0]}",
         allowed=names,
     )
 
 
-def _unknown(given: str, servers: Sequence[Installed]) -> NotThere:
+def _unknown(given: str, servers: Sequence[Installed]) -> ToolNotFound:
     from difflib import get_close_matches
 
     by_plain = {_plain(name): tool for s in servers for tool in s.tools for name in (tool, f"mcp-{s.name}-{tool}")}
     close = get_close_matches(_plain(given), by_plain, n=1, cutoff=0.6)
     hint = f" Did you mean {by_plain[close[0]]}?" if close else ""
     names = ", ".join(server.name for server in servers) or "no server at all"
-    return NotThere(
+    return ToolNotFound(
         f"There is no tool {given[:100]!r}.{hint} Installed here: {names}.",
         suggestion="list them with `vllm-mcp tool --list`",
         closest=by_plain[close[0]] if close else None,

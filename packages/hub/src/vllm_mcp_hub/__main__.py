@@ -1,5 +1,6 @@
 """`python -m vllm_mcp_hub`: become the hub of this state folder, or exit 0 when somebody else is."""
 
+import argparse
 import asyncio
 import logging
 import os
@@ -7,9 +8,11 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vllm_mcp_hub import __version__
 from vllm_mcp_hub.host.state_lock import try_lock
 from vllm_mcp_protocol import PROTOCOL
 from vllm_mcp_protocol.errors import SuiteError
@@ -25,8 +28,11 @@ _LOG_LIMIT_BYTES = 10 * 1024**2
 _IDLE_LOOK_S = 1.0
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 when this hub ended in order, or was not needed; 2 when it cannot run here."""
+    parser = argparse.ArgumentParser(prog="vllm-mcp-hub", description="Own the vLLM engines of this user and host.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    parser.parse_args(argv)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("httpx2").setLevel(logging.WARNING)
     try:
@@ -64,9 +70,7 @@ async def _serve(root: Path, settings: Settings) -> None:
     from vllm_mcp_hub.watcher import sample, watch
 
     protocol = int(os.environ.get("VLLM_HUB_TEST_PROTOCOL", PROTOCOL))
-    supervisor = Supervisor(
-        root, settings, protocol=protocol, crash=os.environ.get("VLLM_HUB_TEST_CRASH", "")
-    )
+    supervisor = Supervisor(root, settings, protocol=protocol, crash=os.environ.get("VLLM_HUB_TEST_CRASH", ""))
     await adopt_all(supervisor)
     listener = _listen(root / "hub.sock")
     server = make_server(supervisor)
@@ -107,7 +111,7 @@ def _retire_on_signals(supervisor: "Supervisor") -> None:
 
 
 async def _until_idle(supervisor: "Supervisor") -> None:
-    while not supervisor.idle(time.monotonic()):
+    while not supervisor.idle(time.monotonic()):  # noqa: ASYNC110 - time passing is no event
         await asyncio.sleep(_IDLE_LOOK_S)
 
 

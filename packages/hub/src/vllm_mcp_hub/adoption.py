@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import SecretStr, ValidationError
 
 from vllm_mcp_hub.core import lifecycle as lc
-from vllm_mcp_hub.core.diagnosis import diagnose
+from vllm_mcp_hub.explain import explain
 from vllm_mcp_hub.host import processes
 from vllm_mcp_hub.host.engine_dir import EngineDir, engine_dirs
 from vllm_mcp_hub.host.processes import Seen
@@ -89,9 +89,7 @@ async def _state_of(record: Record) -> EngineStatus:
             if record.plan.asleep_bytes is not None and await http.is_sleeping():
                 state = EngineStatus.SLEEPING
             if record.request.options.enable_lora:
-                record.loras = {
-                    str(m["id"]): str(m.get("root", "")) for m in await http.models() if m.get("parent")
-                }
+                record.loras = {str(m["id"]): str(m.get("root", "")) for m in await http.models() if m.get("parent")}
     except SuiteError as error:
         log.warning("%s did not answer while it was adopted: %s", record.id, error)
     return state
@@ -135,8 +133,7 @@ def _unseen_end(supervisor: Supervisor, folder: EngineDir, spec: dict[str, Any])
         return None
     failure: ErrorInfo | None = None
     if not folder.is_stopping():
-        lines, _ = folder.tail(400)
-        failure = diagnose("\n".join(lines), exit_code=None, was_ready=record.was_ready, model_id=record.name)
+        failure = explain(record, None)
     engine = lc.Engine(
         record.id, record.name, record.devices, 0, EngineStatus.STOPPED, 0, time.monotonic(), failure=failure
     )

@@ -171,9 +171,7 @@ async def wait(hub: Supervisor, request: Request) -> Response:
 
 
 async def stop(hub: Supervisor, request: Request) -> Response:
-    return _json(
-        await wishes.stop(hub, _id(request), force=Stop.model_validate_json(await _body(request)).force)
-    )
+    return _json(await wishes.stop(hub, _id(request), force=Stop.model_validate_json(await _body(request)).force))
 
 
 async def sleep(hub: Supervisor, request: Request) -> Response:
@@ -195,18 +193,14 @@ async def load_lora(hub: Supervisor, request: Request) -> Response:
 
 
 async def unload_lora(hub: Supervisor, request: Request) -> Response:
-    return _json(
-        await wishes.unload_lora(hub, _id(request), Adapter.model_validate_json(await _body(request)).name)
-    )
+    return _json(await wishes.unload_lora(hub, _id(request), Adapter.model_validate_json(await _body(request)).name))
 
 
 async def logs(hub: Supervisor, request: Request) -> Response:
     asked = Tail.model_validate(dict(request.query_params))
     view = hub.view(_id(request))
     folder = EngineDir(hub.root / "engines" / view.id)
-    lines, truncated = (
-        ([], False) if view.remote else await asyncio.to_thread(folder.tail, asked.tail, asked.level)
-    )
+    lines, truncated = ([], False) if view.remote else await asyncio.to_thread(folder.tail, asked.tail, asked.level)
     return _json(LogTail(engine_id=view.id, lines=tuple(lines), truncated=truncated))
 
 
@@ -256,7 +250,7 @@ def _end_lease(hub: Supervisor, number: str) -> None:
 
 
 async def _left(request: Request) -> None:
-    while not await request.is_disconnected():
+    while not await request.is_disconnected():  # noqa: ASYNC110 - starlette has no event for it
         await asyncio.sleep(0.1)
 
 
@@ -265,9 +259,7 @@ async def _body(request: Request) -> bytes:
     async for chunk in request.stream():
         body += chunk
         if len(body) > BODY_LIMIT_BYTES:
-            raise BadInput(
-                f"The request is larger than {BODY_LIMIT_BYTES} bytes.", limit_bytes=BODY_LIMIT_BYTES
-            )
+            raise BadInput(f"The request is larger than {BODY_LIMIT_BYTES} bytes.", limit_bytes=BODY_LIMIT_BYTES)
     return body
 
 

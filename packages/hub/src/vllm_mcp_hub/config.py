@@ -57,6 +57,4 @@ def read_config(path: Path) -> HubConfig:
 
 
 def _refusal(path: Path, key: str, why: str) -> SettingError:
-    return SettingError(
-        f"{path}: {key}: {why}.", file=str(path), key=key, suggestion=f"correct {key} in {path}"
-    )
+    return SettingError(f"{path}: {key}: {why}.", file=str(path), key=key, suggestion=f"correct {key} in {path}")

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import subprocess
 import time
@@ -12,7 +13,7 @@ from vllm_mcp_hub.config import read_config
 from vllm_mcp_hub.core import lifecycle as lc
 from vllm_mcp_hub.host import processes
 from vllm_mcp_hub.host.devices import foreign_holders, read_devices
-from vllm_mcp_hub.memory import check_free_memory, pids_of
+from vllm_mcp_hub.memory import check_free_memory
 from vllm_mcp_hub.record import Record
 from vllm_mcp_hub.spawn import command_line, environment, hub_path, make_endpoint
 from vllm_mcp_protocol.engine_http import EngineHttp
@@ -21,6 +22,9 @@ from vllm_mcp_protocol.errors import EngineFailed, ErrorInfo, SuiteError
 if TYPE_CHECKING:
     from vllm_mcp_hub.supervisor import Supervisor
 
+log = logging.getLogger(__name__)
+
+_STUCK_PAUSE_S = 5.0
 _SLEEP_LIMIT_S = 300.0
 """Level 1 copies the weights to host memory: seconds per 10 GB."""
 
@@ -35,9 +39,7 @@ async def spawn(hub: "Supervisor", record: Record) -> None:
     except SuiteError as error:
         failure = error.info
     except OSError as error:
-        failure = EngineFailed(
-            f"{record.name} could not be started: {error}.", suggestion="run vllm-mcp doctor"
-        ).info
+        failure = EngineFailed(f"{record.name} could not be started: {error}.", suggestion="run vllm-mcp doctor").info
     finally:
         record.launched.set()
     if failure is not None:
@@ -53,7 +55,7 @@ async def _check_memory(hub: "Supervisor", record: Record) -> None:
 
 
 def _pids_of_all(hub: "Supervisor") -> set[int]:
-    return {pid for record in list(hub.records.values()) for pid in pids_of(record.dir)}
+    return {pid for record in list(hub.records.values()) for pid in processes.pids_of(record.dir)}
 
 
 def _launch(hub: "Supervisor", record: Record) -> "subprocess.Popen[bytes]":
@@ -62,9 +64,7 @@ def _launch(hub: "Supervisor", record: Record) -> "subprocess.Popen[bytes]":
     record.argv = command_line(record, record.executable)
     record.dir.write_spec(record.spec())
     crash_here(hub, "before_spawn")
-    child = processes.spawn(
-        record.dir, record.argv, environment(record, config, record.executable, hub_path())
-    )
+    child = processes.spawn(record.dir, record.argv, environment(record, config, record.executable, hub_path()))
     crash_here(hub, "after_spawn")
     return child
 
@@ -81,7 +81,19 @@ async def kill(hub: "Supervisor", record: Record, grace_s: float) -> None:
     with contextlib.suppress(OSError):  # a full disk must not keep an engine alive
         await asyncio.to_thread(record.dir.mark_stopping)
     crash_here(hub, "mid_stop")
-    await asyncio.to_thread(processes.stop, record.dir, grace_s=grace_s)
+    await _until_gone(record, grace_s)
+
+
+async def _until_gone(record: Record, grace_s: float) -> None:
+    """A process in the driver's hands survives SIGKILL until the driver lets go; its memory is not free before."""
+    while True:
+        try:
+            await asyncio.to_thread(processes.stop, record.dir, grace_s=grace_s)
+        except RuntimeError as error:
+            log.error("%s: %s; trying again", record.id, error)
+            await asyncio.sleep(_STUCK_PAUSE_S)
+        else:
+            return
 
 
 async def suspend(hub: "Supervisor", record: Record, level: int) -> None:
@@ -109,9 +121,7 @@ async def sleep_verified(http: EngineHttp, level: int) -> None:
     """A 200 proves nothing: vLLM's CPU build answers it and does not sleep."""
     await http.sleep(level)
     if not await http.is_sleeping():
-        raise EngineFailed(
-            "The engine answered the sleep request but does not sleep.", suggestion="unload-model"
-        )
+        raise EngineFailed("The engine answered the sleep request but does not sleep.", suggestion="unload-model")
 
 
 async def wake_verified(http: EngineHttp) -> None:

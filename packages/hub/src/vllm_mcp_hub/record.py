@@ -39,6 +39,8 @@ class Record:
     child: "subprocess.Popen[bytes] | None" = None
     startup: StartupLog = field(default_factory=StartupLog)
     log_offset: int = 0
+    attempt_offset: int = 0
+    """Where this attempt's lines begin in the log."""
     log_rest: bytes = b""
     phase: Phase | None = None
     phase_detail: str = ""
@@ -81,9 +83,7 @@ class Record:
                 "measured_bytes": self.measured_bytes,
                 "facts": self.start_facts().model_dump(mode="json"),
             },
-            "endpoint": None
-            if self.endpoint is None
-            else self.endpoint.model_dump(mode="json", exclude={"api_key"}),
+            "endpoint": None if self.endpoint is None else self.endpoint.model_dump(mode="json", exclude={"api_key"}),
         }
 
     def start_facts(self) -> StartFacts:

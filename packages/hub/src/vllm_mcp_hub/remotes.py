@@ -48,10 +48,11 @@ class Remote:
     def refusal(self, action: str) -> RemoteEngine:
         """The error of an action that only an engine's owner can do."""
         return RemoteEngine(
-            f"{self.id} ({self.model_id or self.url}) runs at {self.url} and was not started by this hub: it cannot be {action} from here.",
+            f"{self.id} ({self.model_id or self.url}) runs at {self.url} and was not started by this hub: "
+            f"it cannot be {action} from here.",
             engine_id=self.id,
             endpoint=self.url,
-            suggestion="do it where that engine was started, or load the model on this host under another served_model_name",
+            suggestion="do it where that engine was started, or load the model here under another served_model_name",
         )
 
     async def refresh(self) -> bool:

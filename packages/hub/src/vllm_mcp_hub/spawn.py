@@ -54,9 +54,7 @@ def command_line(record: Record, executable: str) -> tuple[str, ...]:
     local = facts is not None and facts.path is not None and Path(request.model_id).is_absolute()
     model = facts.path if local and facts is not None and facts.path else request.model_id
     port = request.options.port
-    where = (
-        ("--uds", str(record.dir.socket_path)) if port is None else ("--host", LOOPBACK, "--port", str(port))
-    )
+    where = ("--uds", str(record.dir.socket_path)) if port is None else ("--host", LOOPBACK, "--port", str(port))
     return (executable, "serve", model, "--served-model-name", record.name, *where, *record.plan.flags)
 
 

@@ -36,9 +36,7 @@ class ModelConfigs:
 
 def _read_configs(path: Path) -> Mapping[str, ModelConfig]:
     try:
-        return {
-            name: ModelConfig.model_validate(value) for name, value in json.loads(path.read_text()).items()
-        }
+        return {name: ModelConfig.model_validate(value) for name, value in json.loads(path.read_text()).items()}
     except FileNotFoundError:
         return {}
     except (ValueError, AttributeError, ValidationError):

@@ -130,7 +130,7 @@ class Supervisor:
         """A broken promise is a bug of ours; engines that serve are worth more than a clean end."""
         try:
             self.ledger.check()
-        except AssertionError as broken:
+        except lc.BrokenPromise as broken:
             log.critical("the ledger contradicts itself: %s", broken)
 
     def _do(self, effect: lc.Effect) -> None:
@@ -173,9 +173,7 @@ class Supervisor:
         record = self.records[engine.id]
         failure = engine.failure.code if engine.failure else None
         with contextlib.suppress(OSError):  # a full disk must not keep engines from being stopped
-            self.audit.write(
-                "engine", engine=engine.id, model=record.name, state=str(engine.state), failure=failure
-            )
+            self.audit.write("engine", engine=engine.id, model=record.name, state=str(engine.state), failure=failure)
         if engine.state is EngineStatus.STOPPED:
             self._retire_record(record, engine)
         self.bump(record)

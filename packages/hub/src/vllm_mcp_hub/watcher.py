@@ -3,14 +3,13 @@
 import asyncio
 import logging
 import os
-import signal
 import time
 
 from vllm_mcp_hub.core import lifecycle as lc
-from vllm_mcp_hub.core.diagnosis import diagnose
 from vllm_mcp_hub.core.plan import plan_start
 from vllm_mcp_hub.core.retry import smaller_request
 from vllm_mcp_hub.core.startup import StartupLog
+from vllm_mcp_hub.explain import explain
 from vllm_mcp_hub.host import processes
 from vllm_mcp_hub.host.processes import Seen
 from vllm_mcp_hub.memory import measure
@@ -30,7 +29,6 @@ MEMORY_EVERY = 5
 """Memory is measured at every fifth sample: reading smaps of a large process takes milliseconds."""
 
 _LOG_READ_BYTES = 256 * 1024
-_DIAGNOSIS_BYTES = 200 * 1024
 _NOT_LOOKED_AT = (EngineStatus.QUEUED, EngineStatus.STOPPED)
 
 
@@ -42,16 +40,12 @@ async def watch(supervisor: Supervisor) -> None:
             record = supervisor.records[engine.id]
             if engine.state not in _NOT_LOOKED_AT and record.launched.is_set():
                 await _look(supervisor, record)
-        moving = any(
-            e.state in lc.SETTLING or e.state is EngineStatus.QUEUED for e in supervisor.ledger.live()
-        )
+        moving = any(e.state in lc.SETTLING or e.state is EngineStatus.QUEUED for e in supervisor.ledger.live())
         await asyncio.sleep(UNSETTLED_LOOK_S if moving else SETTLED_LOOK_S)
 
 
 async def _look(supervisor: Supervisor, record: Record) -> None:
-    returncode = (
-        record.child.poll() if record.child else None
-    )  # reaps, so that a zombie is not taken for life
+    returncode = record.child.poll() if record.child else None  # reaps, so that a zombie is not taken for life
     seen = await asyncio.to_thread(processes.observe, record.dir)
     engine = supervisor.ledger.engines[record.id]
     if not record.launched.is_set() or engine.state in _NOT_LOOKED_AT:
@@ -60,7 +54,7 @@ async def _look(supervisor: Supervisor, record: Record) -> None:
         case Seen.GONE:
             await _vanished(supervisor, record, engine, returncode)
         case Seen.HEADLESS if engine.state is not EngineStatus.STOPPING:
-            failure = await asyncio.to_thread(_diagnosis, record, returncode)
+            failure = await asyncio.to_thread(explain, record, returncode)
             await supervisor.tell_and_wait(lc.LeaderLost(record.id, failure))
         case Seen.RUNNING if engine.state is EngineStatus.STARTING:
             await _follow_start(supervisor, record)
@@ -68,16 +62,10 @@ async def _look(supervisor: Supervisor, record: Record) -> None:
             pass
 
 
-async def _vanished(
-    supervisor: Supervisor, record: Record, engine: lc.Engine, returncode: int | None
-) -> None:
+async def _vanished(supervisor: Supervisor, record: Record, engine: lc.Engine, returncode: int | None) -> None:
     await asyncio.to_thread(_read_log, record)
-    failure = await asyncio.to_thread(_diagnosis, record, returncode)
-    again = (
-        engine.state is EngineStatus.STARTING
-        and engine.attempts == 1
-        and _shrink(supervisor, record, failure)
-    )
+    failure = await asyncio.to_thread(explain, record, returncode)
+    again = engine.state is EngineStatus.STARTING and engine.attempts == 1 and _shrink(supervisor, record, failure)
     if again:
         record.launched.clear()
     await supervisor.tell_and_wait(lc.Vanished(record.id, returncode, failure, again=again))
@@ -89,36 +77,13 @@ def _shrink(supervisor: Supervisor, record: Record, failure: ErrorInfo) -> bool:
     if smaller is None:
         return False
     try:
-        plan = plan_start(
-            smaller, supervisor.devices, history=supervisor.history.all(), cpu_count=os.cpu_count() or 1
-        )
+        plan = plan_start(smaller, supervisor.devices, history=supervisor.history.all(), cpu_count=os.cpu_count() or 1)
     except SuiteError:
         return False
     told = f"max_model_len={smaller.options.max_model_len}: the first start ran out of memory ({failure.message[:200]})"
-    record.request, record.startup = smaller, StartupLog()
+    record.request, record.startup, record.attempt_offset = smaller, StartupLog(), record.log_offset
     record.plan = plan.model_copy(update={"reasons": (*plan.reasons, told), "need": record.plan.need})
     return True
-
-
-def _diagnosis(record: Record, returncode: int | None) -> ErrorInfo:
-    lines = _tail_text(record)
-    killed_by = signal.Signals(-returncode).value if returncode is not None and returncode < 0 else None
-    return diagnose(
-        lines,
-        exit_code=returncode,
-        signal=killed_by,
-        was_ready=record.was_ready,
-        model_id=record.request.model_id,
-    )
-
-
-def _tail_text(record: Record) -> str:
-    try:
-        with open(record.dir.log_path, "rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - _DIAGNOSIS_BYTES))
-            return file.read().decode(errors="replace")
-    except OSError:
-        return ""
 
 
 async def _follow_start(supervisor: Supervisor, record: Record) -> None:
@@ -172,9 +137,7 @@ def _keep_ready(record: Record) -> None:
 
 
 def _remember_start(supervisor: Supervisor, record: Record) -> None:
-    per_device = (
-        None if record.measured_bytes is None else record.measured_bytes // max(1, len(record.devices))
-    )
+    per_device = None if record.measured_bytes is None else record.measured_bytes // max(1, len(record.devices))
     finished = StartRecord(
         model_id=record.request.model_id,
         flags=record.plan.flags,

@@ -145,9 +145,7 @@ async def load_lora(hub: Supervisor, engine_id: str, name: str, path: str) -> En
 
 async def unload_lora(hub: Supervisor, engine_id: str, name: str) -> EngineView:
     """Stop serving an adapter."""
-    return await _adapter(
-        hub, engine_id, lambda http: http.unload_lora(name), lambda r: r.loras.pop(name, None)
-    )
+    return await _adapter(hub, engine_id, lambda http: http.unload_lora(name), lambda r: r.loras.pop(name, None))
 
 
 async def _adapter(
@@ -166,9 +164,7 @@ async def _adapter(
     return hub.view(engine_id)
 
 
-async def _remote_work(
-    hub: Supervisor, engine_id: str, work: Callable[[EngineHttp], Awaitable[Any]]
-) -> EngineView:
+async def _remote_work(hub: Supervisor, engine_id: str, work: Callable[[EngineHttp], Awaitable[Any]]) -> EngineView:
     remote = hub.remotes[engine_id]
     async with EngineHttp(remote.endpoint, timeout_s=_REMOTE_LIMIT_S) as http:
         await work(http)
@@ -216,9 +212,7 @@ async def lease(hub: Supervisor, number: str, model: str) -> Endpoint:
     owned = next((r for r in live if model in (r.id, r.name, r.request.model_id, *r.loras)), None)
     remote = next((r for r in hub.remotes.values() if model in (r.id, r.model_id, *r.loras)), None)
     if owned is None and remote is not None:
-        return remote.endpoint.model_copy(
-            update={"served_name": model if model in remote.loras else remote.model_id}
-        )
+        return remote.endpoint.model_copy(update={"served_name": model if model in remote.loras else remote.model_id})
     name = model if owned is None else owned.name
     grant = await hub.ask(lambda r: lc.LeaseRequested(r, name, time.monotonic()), number=number)
     record = hub.records[grant.engine]

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 from anyio import to_thread
 
 from vllm_mcp_protocol import hf_cache
@@ -18,7 +19,7 @@ from vllm_mcp_protocol.settings import Settings
 logger = logging.getLogger(__name__)
 
 _POLL_S = 1.0
-"""Longest silence between two progress reports; changes of state arrive at once."""
+"""Longest silence between two progress reports, and longest delay of a cancellation; changes of state arrive at once."""
 
 Report = Callable[[EngineView], Awaitable[None]]
 
@@ -109,7 +110,11 @@ class Workplace:
         while not done(view) and (left_s := deadline_s - anyio.current_time()) > 0:
             if report is not None:
                 await report(view)
-            view = await self.hub.wait(view.id, seen_epoch=view.epoch, timeout_s=min(left_s, _POLL_S))
+            # A cancellation waits for the answer: anyio 4.16 raises InvalidStateError in the event loop when a read
+            # from a unix socket is cancelled in the moment its data arrives, and the connection would be lost.
+            with anyio.CancelScope(shield=True):
+                view = await self.hub.wait(view.id, seen_epoch=view.epoch, timeout_s=min(left_s, _POLL_S))
+            await anyio.lowlevel.checkpoint()
         return view
 
     @property

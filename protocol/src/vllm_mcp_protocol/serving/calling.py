@@ -20,7 +20,7 @@ EXIT_USAGE = 2
 EXIT_NOBODY = 3
 """There is no hub, and none could be started."""
 
-_USAGE_CODES = ("INVALID_ARGUMENT", "UNKNOWN_ARGUMENT", "INVALID_SETTING", "NOT_FOUND")
+_USAGE_CODES = ("INVALID_ARGUMENT", "UNKNOWN_ARGUMENT", "INVALID_SETTING", "TOOL_NOT_FOUND")
 _WORDS = {
     "true": True,
     "yes": True,

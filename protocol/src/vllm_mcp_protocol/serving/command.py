@@ -58,8 +58,9 @@ def run(description: ServerDescription, argv: Sequence[str] | None = None) -> in
 def _run(description: ServerDescription, options: argparse.Namespace) -> int:
     with _collector_paused():
         from vllm_mcp_protocol.errors import SuiteError
-        from vllm_mcp_protocol.settings import Settings
+        from vllm_mcp_protocol.settings import Settings, forget_unset
 
+        forget_unset(os.environ)
         try:
             settings = Settings.from_environment(os.environ)
             _log_to_stderr(settings.log_level)

@@ -25,7 +25,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS, CallToolResult, GetPromptResult, Icon, InputRequiredResult, ToolAnnotations
 from mcp_types import Tool as ListedTool
 
-from vllm_mcp_protocol.errors import NotThere, Refused, SuiteError
+from vllm_mcp_protocol.errors import Refused, SuiteError, ToolNotFound
 from vllm_mcp_protocol.serving.description import ServerDescription
 from vllm_mcp_protocol.serving.permissions import PermissionSettings, refusal
 from vllm_mcp_protocol.serving.redaction import redacted
@@ -124,7 +124,7 @@ class SuiteServer(MCPServer[Any]):
         self._tools[name] = make_tool(fn, name=name, title=title or "", description=text, annotations=annotations)
 
     def remove_tool(self, name: str) -> None:
-        """Take a tool away. Raises NotThere."""
+        """Take a tool away. Raises ToolNotFound."""
         if name not in self._tools:
             raise self._no_such_tool(name)
         del self._tools[name]
@@ -206,13 +206,13 @@ class SuiteServer(MCPServer[Any]):
             raise refused
         return tool
 
-    def _no_such_tool(self, name: str) -> NotThere:
+    def _no_such_tool(self, name: str) -> ToolNotFound:
         from difflib import get_close_matches
 
         known = [tool for tool in self._tools if self.permitted(tool)]
         close = get_close_matches(name.replace("_", "-").lower(), known, n=1, cutoff=0.4)
         hint = f" Did you mean {close[0]}?" if close else ""
-        return NotThere(
+        return ToolNotFound(
             f"{self.suite_description.name} has no tool {name[:100]!r}.{hint}",
             suggestion=f"call {close[0]}" if close else "list the tools",
             tool=name[:100],

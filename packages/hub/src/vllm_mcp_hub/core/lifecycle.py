@@ -22,12 +22,18 @@ cache from free-memory deltas of the whole device (vllm#55827, vllm#56830).
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from vllm_mcp_protocol.errors import ErrorInfo, GpuMemoryInsufficient, ModelNotLoaded, NotSupported
-from vllm_mcp_protocol.errors import DeviceSettling, StartTimedOut, TooFewDevices
+from vllm_mcp_hub.core.placement import Idle, Placement, place
+from vllm_mcp_protocol.errors import (
+    DeviceSettling,
+    ErrorInfo,
+    GpuMemoryInsufficient,
+    ModelNotLoaded,
+    NotSupported,
+    StartTimedOut,
+    TooFewDevices,
+)
 from vllm_mcp_protocol.model import DeviceId, EngineStatus
 from vllm_mcp_protocol.units import to_mib
-
-from vllm_mcp_hub.core.placement import Idle, Placement, place
 
 S = EngineStatus
 EngineId = str
@@ -251,6 +257,10 @@ class IllegalTransition(AssertionError):
     """A bug in the caller, never a user's error. Nothing was changed."""
 
 
+class BrokenPromise(AssertionError):
+    """The ledger contradicts itself."""
+
+
 @dataclass
 class Engine:
     """What the decisions need to know of an engine."""
@@ -310,9 +320,7 @@ class Ledger:
 
     def serving(self, name: str) -> Engine | None:
         """The engine that a load of `name` would join."""
-        return next(
-            (e for e in self.engines.values() if name in (e.name, e.model) and e.state in SERVING), None
-        )
+        return next((e for e in self.engines.values() if name in (e.name, e.model) and e.state in SERVING), None)
 
     def live(self) -> Iterator[Engine]:
         """Engines of which the operating system may still hold something."""
@@ -323,25 +331,30 @@ class Ledger:
         return [e for e in self.engines.values() if e.state in SETTLING and set(e.devices) & set(devices)]
 
     def check(self) -> None:
-        """What must always hold; AssertionError tells what does not."""
-        for device, total in self.capacity.items():
-            on = [e for e in self.engines.values() if device in e.devices]
-            if not any(e.adopted for e in on):
-                assert self.promised(device) <= total, (
-                    f"{device}: promised {self.promised(device)} of {total}"
-                )
-            moving = [e.id for e in on if e.state in (S.STARTING, S.WAKING) and not e.adopted]
-            assert len(moving) <= 1, f"{device}: {moving} start at once"
+        """What must always hold. Raises BrokenPromise telling what does not; only a bug of ours can."""
+        for device in self.capacity:
+            self._check_device(device)
         names = [e.name for e in self.engines.values() if e.state in SERVING and not e.adopted]
-        assert len(names) == len(set(names)), f"one name is served twice: {names}"
+        _require(len(names) == len(set(names)), f"one name is served twice: {names}")
         for engine in self.engines.values():
-            assert not engine.leases or engine.state in (S.READY, S.DRAINING), (
-                f"{engine.id} leased while {engine.state}"
-            )
-            pending = (S.QUEUED, S.STARTING, S.WAKE_QUEUED, S.WAKING)
-            assert not engine.waiting or engine.state in pending, (
-                f"{engine.id} has waiters while {engine.state}"
-            )
+            leasable = engine.state in (S.READY, S.DRAINING)
+            _require(not engine.leases or leasable, f"{engine.id} is leased while {engine.state}")
+            coming = engine.state in (S.QUEUED, S.STARTING, S.WAKE_QUEUED, S.WAKING)
+            _require(not engine.waiting or coming, f"{engine.id} has waiters while {engine.state}")
+
+    def _check_device(self, device: DeviceId) -> None:
+        """An adopted engine may hold more than fits, or start beside another one: the last hub's doing, not ours."""
+        on = [e for e in self.engines.values() if device in e.devices]
+        adopted = any(e.adopted for e in on)
+        promised, total = self.promised(device), self.capacity[device]
+        _require(adopted or promised <= total, f"{device}: promised {promised} of {total}")
+        moving = [e.id for e in on if e.state in (S.STARTING, S.WAKING) and not e.adopted]
+        _require(len(moving) <= 1, f"{device}: {moving} start at once")
+
+
+def _require(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise BrokenPromise(otherwise)
 
 
 def step(ledger: Ledger, event: Event) -> list[Effect]:
@@ -486,9 +499,7 @@ def _place(ledger: Ledger, event: LoadRequested) -> Placement | ErrorInfo:
 
 
 def _idle(ledger: Ledger) -> tuple[Idle, ...]:
-    candidates = (
-        e for e in ledger.engines.values() if e.state in (S.READY, S.SLEEPING) and not (e.busy or e.pinned)
-    )
+    candidates = (e for e in ledger.engines.values() if e.state in (S.READY, S.SLEEPING) and not (e.busy or e.pinned))
     return tuple(Idle(e.id, e.last_used_s, {d: e.holds_on(d) for d in e.devices}) for e in candidates)
 
 
@@ -498,8 +509,9 @@ def _no_room(ledger: Ledger, event: LoadRequested, free: Mapping[DeviceId, int])
     required, available = to_mib(event.need_bytes), max(0, free[device] // 1024**2)
     held = ", ".join(f"{e.id} ({e.name}, {to_mib(e.holds_on(device))} MiB, {e.state})" for e in holders)
     return GpuMemoryInsufficient(
-        f"{event.name} needs {required} MiB on {event.device_count} device(s); the emptiest, {device}, has {available} MiB "
-        f"of {ledger.capacity[device] // 1024**2} MiB unpromised" + (f"; held by {held}." if held else "."),
+        f"{event.name} needs {required} MiB on {event.device_count} device(s); the emptiest, {device}, has "
+        f"{available} MiB of {ledger.capacity[device] // 1024**2} MiB unpromised"
+        + (f"; held by {held}." if held else "."),
         required_mb=required,
         available_mb=available,
         capacity_mb=ledger.capacity[device] // 1024**2,
@@ -618,19 +630,15 @@ def _sleep(ledger: Ledger, engine: Engine, request: RequestId, level: int) -> li
 def _sleep_obstacle(ledger: Ledger, engine: Engine) -> ErrorInfo | None:
     if engine.asleep_bytes is None:
         return NotSupported(
-            f"{engine.id} ({engine.name}) cannot sleep: vLLM's sleep mode needs a GPU, and an engine that only the suite "
-            "reaches (a load without port).",
+            f"{engine.id} ({engine.name}) cannot sleep: vLLM's sleep mode needs a GPU, and an engine that only the "
+            "suite reaches (a load without port).",
             engine_id=engine.id,
             suggestion=f"unload-model {engine.name}",
         ).info
     if engine.state is not S.READY or engine.busy:
         return _not_now(engine, "is " + ("busy" if engine.state is S.READY else engine.state))
     others = ledger.settling(engine.devices)
-    return (
-        _not_now(engine, f"shares a device with {others[0].id}, which is {others[0].state}")
-        if others
-        else None
-    )
+    return _not_now(engine, f"shares a device with {others[0].id}, which is {others[0].state}") if others else None
 
 
 def _not_now(engine: Engine, why: str) -> ErrorInfo:

@@ -19,6 +19,4 @@ def smaller_request(request: LoadRequest, failure: ErrorInfo) -> LoadRequest | N
     smaller = estimate if isinstance(estimate, int) else (context or 0) // 2
     if smaller < SMALLEST_CONTEXT_TOKENS or (context is not None and smaller >= context):
         return None
-    return request.model_copy(
-        update={"options": request.options.model_copy(update={"max_model_len": smaller})}
-    )
+    return request.model_copy(update={"options": request.options.model_copy(update={"max_model_len": smaller})})

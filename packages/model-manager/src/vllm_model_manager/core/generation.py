@@ -73,11 +73,18 @@ def build_request(wish: Wish, served_name: str, *, chat: bool) -> JsonObject:
     return request | {"stream": True, "stream_options": {"include_usage": True}}
 
 
-def with_output_limit(request: Mapping[str, Any], window: int | None) -> JsonObject:
-    """`request` with a limit on its answer if it has none: half the context window, at most 1,024 tokens."""
-    if request.get("max_tokens") is not None:
-        return dict(request)
-    return {**request, "max_tokens": min(_DEFAULT_TOKENS, max(1, window // 2)) if window else _DEFAULT_TOKENS}
+def with_output_limit(request: Mapping[str, Any], window: int | None, *, asked: bool) -> JsonObject:
+    """`request` with a limit on its answer if it has none: half the context window, at most 1,024 tokens.
+
+    A limit that the caller did not ask for (`asked`) is a default, and a default must not make vLLM refuse: it
+    answers 400 to a limit above the context window.
+    """
+    limit = request.get("max_tokens")
+    if limit is None:
+        limit = min(_DEFAULT_TOKENS, max(1, window // 2)) if window else _DEFAULT_TOKENS
+    elif not asked and window:
+        limit = min(limit, max(1, window - 1))
+    return {**request, "max_tokens": limit}
 
 
 @dataclass

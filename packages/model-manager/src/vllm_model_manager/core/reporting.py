@@ -27,9 +27,11 @@ def start_message(view: EngineView) -> str:
     """`weights (Loading safetensors 2/4), 12 s of about 45 s`."""
     phase = _WAITING.get(view.status) or view.phase or view.status
     detail = f" ({view.phase_detail})" if view.phase_detail else ""
-    about = f" of about {view.estimated_start_s:.0f} s" if view.estimated_start_s else ""
+    elapsed_s, estimated_s = view.elapsed_s or 0.0, view.estimated_start_s
+    between = "instead of" if estimated_s and elapsed_s > estimated_s else "of"
+    about = f" {between} about {estimated_s:.0f} s" if estimated_s else ""
     again = ", second attempt with less memory" if view.attempts > 1 else ""
-    return f"{view.model_id}: {phase}{detail}, {view.elapsed_s or 0:.0f} s{about}{again}"
+    return f"{view.model_id}: {phase}{detail}, {elapsed_s:.0f} s{about}{again}"
 
 
 def log_excerpt(lines: Sequence[str]) -> str:

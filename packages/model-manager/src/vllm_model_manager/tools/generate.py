@@ -80,7 +80,8 @@ async def generate(
     async with work.hub.lease(name) as endpoint, EngineHttp(endpoint, timeout_s=work.timeout_s) as http:
         request = build_request(wish, endpoint.served_name, chat=chat)
         config = state.model_configs.get(name) or state.model_configs.get(view.model_id)
-        request = with_output_limit(apply_model_config(config, request), context_window(view))
+        asked = wish.sampling.get("max_tokens") is not None
+        request = with_output_limit(apply_model_config(config, request), context_window(view), asked=asked)
         started_s = anyio.current_time()
         try:
             answer = await _collect(http, request, ctx)

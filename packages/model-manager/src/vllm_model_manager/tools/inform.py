@@ -91,7 +91,7 @@ async def describe(work: Workplace, model_id: str, *, include_performance: bool)
 
 
 def _engine_info(view: EngineView, config: ModelConfig | None, include_performance: bool) -> ModelInfo:
-    options = view.options.model_dump(mode="json", exclude_none=True)
+    options = view.options.model_dump(mode="json", exclude_defaults=True)
     return ModelInfo(
         model_id=view.model_id,
         status=rows.status_of(view),
