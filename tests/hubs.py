@@ -105,12 +105,16 @@ class HubSite:
 
     def close(self) -> None:
         """End what this site started, and nothing else."""
+        self.kill_all()
+        shutil.rmtree(self.folder)
+
+    def kill_all(self) -> None:
+        """SIGKILL the hub and every engine."""
         self.kill_hub()
         for engine in engine_dirs(self.state / "engines"):
             for pid in self.members(engine.id):
                 _kill(pid)
         wait_for(lambda: not self.hub_pids() and not self.living(), "everything of the site is gone")
-        shutil.rmtree(self.folder)
 
 
 class SiteHub(Hub):

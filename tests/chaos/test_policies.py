@@ -210,7 +210,7 @@ def small_disk(site: HubSite) -> Iterator[Path]:
     if mounted.returncode:
         pytest.skip(f"mounting a small file system needs root: {mounted.stderr.decode()}")
     yield engines
-    site.kill_hub()
+    site.kill_all()  # their folders disappear with the file system
     subprocess.run(["umount", "-l", str(engines)], check=True)
 
 

@@ -268,7 +268,7 @@ async def _state_now(hub: Hub, folder: "Path", start: bool) -> HubState | None:
 @contextmanager
 def _screen() -> Iterator[Callable[[HubState | None, "Path"], None]]:
     out = console()
-    if not out.is_terminal:
+    if not out.is_terminal or out.is_dumb_terminal:
         yield _Printer()
         return
     from rich.live import Live

@@ -19,7 +19,7 @@ from vllm_mcp_protocol.settings import Settings
 logger = logging.getLogger(__name__)
 
 _POLL_S = 1.0
-"""Longest silence between two progress reports, and longest delay of a cancellation; changes of state arrive at once."""
+"""Longest silence between two progress reports, and longest delay of a cancellation. Changes arrive at once."""
 
 Report = Callable[[EngineView], Awaitable[None]]
 
