@@ -25,6 +25,7 @@ class Cli:
 
     folder: Path
     env: dict[str, str] = field(default_factory=dict)
+    started: "list[subprocess.Popen[str]]" = field(default_factory=list)
 
     @property
     def state(self) -> Path:
@@ -54,12 +55,31 @@ class Cli:
             check=False,
         )
 
+    def start(self, *words: str, **more: str) -> "subprocess.Popen[str]":
+        """The command in the background, with pipes; it ends with the test at the latest."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "vllm_mcp", *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=self.environment(**more),
+        )
+        self.started.append(process)
+        return process
+
+    def end(self) -> None:
+        """End what a failed test left running; SIGTERM, so that it cleans up after itself."""
+        for process in self.started:
+            process.terminate()
+            process.communicate(timeout=LIMIT_S)
+
 
 @pytest.fixture
 def cli() -> Iterator[Cli]:
     """The command, with a state folder that is short enough for sockets; what it started ends with the test."""
     command = Cli(Path(tempfile.mkdtemp(prefix="cli-", dir="/tmp")))
     yield command
+    command.end()
     ended = command("down", "--force") if hub_runs(command.state) else None
     shutil.rmtree(command.folder, ignore_errors=True)
     assert ended is None or ended.returncode == 0, ended.stderr

@@ -50,13 +50,7 @@ class Stage:
         return self.cli(*self.words(*more), **self.env)
 
     def start(self) -> "subprocess.Popen[str]":
-        return subprocess.Popen(
-            [sys.executable, "-m", "vllm_mcp", *self.words()],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=self.cli.environment(**self.env),
-        )
+        return self.cli.start(*self.words(), **self.env)
 
     def running(self) -> list[str]:
         """Command lines of processes that belong to this stage: engines name its paths, hubs have them in env."""

@@ -5,8 +5,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -153,13 +151,7 @@ def test_up_and_down(cli: Cli) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_up_in_the_foreground_leaves_the_hub_running(cli: Cli, number: signal.Signals) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "vllm_mcp", "up"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=cli.environment(),
-    )
+    process = cli.start("up")
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("No engines."):
@@ -172,12 +164,7 @@ def test_up_in_the_foreground_leaves_the_hub_running(cli: Cli, number: signal.Si
 
 
 def test_watch_without_a_terminal_prints_changes_only(cli: Cli) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "vllm_mcp", "status", "--watch"],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=cli.environment(),
-    )
+    process = cli.start("status", "--watch")
     assert process.stdout is not None
     assert process.stdout.readline().startswith("No hub runs")
     assert cli("up", "--detach").returncode == 0

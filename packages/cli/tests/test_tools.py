@@ -197,13 +197,7 @@ def test_a_model_from_load_to_unload(cli: Cli, fake: Path) -> None:
 
 def test_ctrl_c_cancels_a_load(cli: Cli, fake: Path) -> None:
     set_knobs(cli.folder / "fake", load_s=600)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "vllm_mcp", "tool", "load-model", "--model-id", str(fake)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=cli.environment(),
-    )
+    process = cli.start("tool", "load-model", "--model-id", str(fake))
     assert process.stderr is not None
     assert "a-model" in process.stderr.readline()
     process.send_signal(signal.SIGINT)

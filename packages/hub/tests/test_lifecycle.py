@@ -8,23 +8,18 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from vllm_mcp_hub.core.lifecycle import (
-    LIVE,
-    SETTLING,
-    TRANSITIONS,
+from vllm_mcp_hub.core.events import (
     Adopted,
     BecameReady,
     Effect,
     Event,
     Gauged,
     Granted,
-    IllegalTransition,
     KeepChanged,
     Kill,
     LeaderLost,
     LeaseEnded,
     LeaseRequested,
-    Ledger,
     LoadRequested,
     Refused,
     SleepEnded,
@@ -38,8 +33,9 @@ from vllm_mcp_hub.core.lifecycle import (
     Wake,
     WakeEnded,
     WakeRequested,
-    step,
 )
+from vllm_mcp_hub.core.ledger import LIVE, SETTLING, TRANSITIONS, IllegalTransition, Ledger
+from vllm_mcp_hub.core.lifecycle import step
 from vllm_mcp_protocol.errors import ErrorInfo
 from vllm_mcp_protocol.model import EngineStatus as S
 

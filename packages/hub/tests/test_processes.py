@@ -14,8 +14,8 @@ import pytest
 
 from vllm_mcp_hub.core.diagnosis import diagnose
 from vllm_mcp_hub.host import launch, processes
-from vllm_mcp_hub.host.engine_dir import EngineDir, prune
-from vllm_mcp_hub.host.processes import Seen, observe, settle, spawn, stop
+from vllm_mcp_hub.host.engine_dir import EngineDir
+from vllm_mcp_hub.host.processes import Seen, observe, prune, settle, spawn, stop
 from vllm_mcp_hub.host.state_lock import is_held, try_lock
 from vllm_mcp_protocol.errors import EngineFailed
 

@@ -66,11 +66,14 @@ def _turn_over(path: Path) -> None:
 async def _serve(root: Path, settings: Settings) -> None:
     from vllm_mcp_hub.adoption import adopt_all
     from vllm_mcp_hub.api import make_server
+    from vllm_mcp_hub.effects import carry_out
     from vllm_mcp_hub.supervisor import Supervisor
     from vllm_mcp_hub.watcher import sample, watch
 
     protocol = int(os.environ.get("VLLM_HUB_TEST_PROTOCOL", PROTOCOL))
-    supervisor = Supervisor(root, settings, protocol=protocol, crash=os.environ.get("VLLM_HUB_TEST_CRASH", ""))
+    supervisor = Supervisor(
+        root, settings, carry_out, protocol=protocol, crash=os.environ.get("VLLM_HUB_TEST_CRASH", "")
+    )
     await adopt_all(supervisor)
     listener = _listen(root / "hub.sock")
     server = make_server(supervisor)

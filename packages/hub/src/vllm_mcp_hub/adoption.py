@@ -7,7 +7,9 @@ from typing import Any
 
 from pydantic import SecretStr, ValidationError
 
-from vllm_mcp_hub.core import lifecycle as lc
+from vllm_mcp_hub.core import events as ev
+from vllm_mcp_hub.core.ledger import Engine
+from vllm_mcp_hub.core.lifecycle import FORCED_GRACE_S
 from vllm_mcp_hub.explain import explain
 from vllm_mcp_hub.host import processes
 from vllm_mcp_hub.host.engine_dir import EngineDir, engine_dirs
@@ -33,7 +35,7 @@ async def adopt_all(supervisor: Supervisor) -> None:
         supervisor.records[record.id] = record
         supervisor.tell(_adopted(record, state))
         if record.dir.is_stopping():
-            supervisor.tell(lc.StopRequested(record.id, force=True))  # finish what the last hub began
+            supervisor.tell(ev.StopRequested(record.id, force=True))  # finish what the last hub began
 
 
 async def _adopt_one(supervisor: Supervisor, folder: EngineDir) -> tuple[Record, EngineStatus] | None:
@@ -48,7 +50,7 @@ async def _adopt_one(supervisor: Supervisor, folder: EngineDir) -> tuple[Record,
         record = _record(supervisor, folder, spec)
     except (ValidationError, KeyError, TypeError) as error:
         log.error("%s runs, but its spec.json cannot be read (%s): it is stopped", folder.id, error)
-        await asyncio.to_thread(processes.stop, folder, grace_s=lc.FORCED_GRACE_S)
+        await asyncio.to_thread(processes.stop, folder, grace_s=FORCED_GRACE_S)
         return None
     return record, await _state_of(record)
 
@@ -95,8 +97,8 @@ async def _state_of(record: Record) -> EngineStatus:
     return state
 
 
-def _adopted(record: Record, state: EngineStatus) -> lc.Adopted:
-    return lc.Adopted(
+def _adopted(record: Record, state: EngineStatus) -> ev.Adopted:
+    return ev.Adopted(
         engine=record.id,
         name=record.name,
         devices=record.devices,
@@ -134,7 +136,7 @@ def _unseen_end(supervisor: Supervisor, folder: EngineDir, spec: dict[str, Any])
     failure: ErrorInfo | None = None
     if not folder.is_stopping():
         failure = explain(record, None)
-    engine = lc.Engine(
+    engine = Engine(
         record.id, record.name, record.devices, 0, EngineStatus.STOPPED, 0, time.monotonic(), failure=failure
     )
     view = record.view(engine, now_s=time.monotonic()).model_dump(mode="json")

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from vllm_mcp_hub import __version__, wishes
-from vllm_mcp_hub.core.lifecycle import LeaseEnded
+from vllm_mcp_hub.core.events import LeaseEnded
 from vllm_mcp_hub.host.engine_dir import EngineDir
 from vllm_mcp_hub.supervisor import Supervisor
 from vllm_mcp_protocol.errors import (

@@ -7,20 +7,17 @@ import os
 import subprocess
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
 
 from vllm_mcp_hub.config import read_config
-from vllm_mcp_hub.core import lifecycle as lc
+from vllm_mcp_hub.core import events as ev
 from vllm_mcp_hub.host import processes
 from vllm_mcp_hub.host.devices import foreign_holders, read_devices
 from vllm_mcp_hub.memory import check_free_memory
 from vllm_mcp_hub.record import Record
 from vllm_mcp_hub.spawn import command_line, environment, hub_path, make_endpoint
+from vllm_mcp_hub.supervisor import EngineEffect, Supervisor
 from vllm_mcp_protocol.engine_http import EngineHttp
 from vllm_mcp_protocol.errors import EngineFailed, ErrorInfo, SuiteError
-
-if TYPE_CHECKING:
-    from vllm_mcp_hub.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +26,21 @@ _SLEEP_LIMIT_S = 300.0
 """Level 1 copies the weights to host memory: seconds per 10 GB."""
 
 
-async def spawn(hub: "Supervisor", record: Record) -> None:
+async def carry_out(hub: Supervisor, effect: EngineEffect) -> None:
+    """Do to the engine what the ledger decided."""
+    record = hub.records[effect.engine]
+    match effect:
+        case ev.Spawn():
+            await spawn(hub, record)
+        case ev.Kill(_, grace_s):
+            await kill(hub, record, grace_s)
+        case ev.Suspend(_, level):
+            await suspend(hub, record, level)
+        case ev.Wake():
+            await wake(hub, record)
+
+
+async def spawn(hub: Supervisor, record: Record) -> None:
     """Start the engine's process, or tell why it could not be started."""
     record.launched.clear()
     failure: ErrorInfo | None = None
@@ -43,10 +54,10 @@ async def spawn(hub: "Supervisor", record: Record) -> None:
     finally:
         record.launched.set()
     if failure is not None:
-        await hub.tell_and_wait(lc.SpawnFailed(record.id, failure))
+        await hub.tell_and_wait(ev.SpawnFailed(record.id, failure))
 
 
-async def _check_memory(hub: "Supervisor", record: Record) -> None:
+async def _check_memory(hub: Supervisor, record: Record) -> None:
     devices = await asyncio.to_thread(read_devices, hub.host_reserve_bytes)
     own = await asyncio.to_thread(_pids_of_all, hub)
     for device in devices:
@@ -54,11 +65,11 @@ async def _check_memory(hub: "Supervisor", record: Record) -> None:
             check_free_memory(record.name, device, record.plan.need, lambda name: foreign_holders(name, own))
 
 
-def _pids_of_all(hub: "Supervisor") -> set[int]:
+def _pids_of_all(hub: Supervisor) -> set[int]:
     return {pid for record in list(hub.records.values()) for pid in processes.pids_of(record.dir)}
 
 
-def _launch(hub: "Supervisor", record: Record) -> "subprocess.Popen[bytes]":
+def _launch(hub: Supervisor, record: Record) -> "subprocess.Popen[bytes]":
     config = read_config(hub.root / "hub.toml")
     record.endpoint = make_endpoint(record)
     record.argv = command_line(record, record.executable)
@@ -69,13 +80,13 @@ def _launch(hub: "Supervisor", record: Record) -> "subprocess.Popen[bytes]":
     return child
 
 
-def crash_here(hub: "Supervisor", point: str) -> None:
+def crash_here(hub: Supervisor, point: str) -> None:
     """Die at a named point: how the tests show that a crash there loses nothing."""
     if hub.crash_point == point:
         os._exit(9)
 
 
-async def kill(hub: "Supervisor", record: Record, grace_s: float) -> None:
+async def kill(hub: Supervisor, record: Record, grace_s: float) -> None:
     """End the engine's processes; the watcher sees them vanish."""
     await record.launched.wait()
     with contextlib.suppress(OSError):  # a full disk must not keep an engine alive
@@ -96,16 +107,16 @@ async def _until_gone(record: Record, grace_s: float) -> None:
             return
 
 
-async def suspend(hub: "Supervisor", record: Record, level: int) -> None:
+async def suspend(hub: Supervisor, record: Record, level: int) -> None:
     """Put the engine to sleep and tell whether it does."""
     failure = await _engine_work(record, lambda http: sleep_verified(http, level))
-    await hub.tell_and_wait(lc.SleepEnded(record.id, failure))
+    await hub.tell_and_wait(ev.SleepEnded(record.id, failure))
 
 
-async def wake(hub: "Supervisor", record: Record) -> None:
+async def wake(hub: Supervisor, record: Record) -> None:
     """Wake the engine and tell whether it is."""
     failure = await _engine_work(record, wake_verified)
-    await hub.tell_and_wait(lc.WakeEnded(record.id, time.monotonic(), failure))
+    await hub.tell_and_wait(ev.WakeEnded(record.id, time.monotonic(), failure))
 
 
 async def _engine_work(record: Record, work: Callable[[EngineHttp], Awaitable[None]]) -> ErrorInfo | None:

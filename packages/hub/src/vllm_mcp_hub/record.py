@@ -5,7 +5,7 @@ import subprocess
 import time
 from dataclasses import dataclass, field
 
-from vllm_mcp_hub.core.lifecycle import Engine
+from vllm_mcp_hub.core.ledger import Engine
 from vllm_mcp_hub.core.startup import StartupLog
 from vllm_mcp_hub.host.engine_dir import EngineDir
 from vllm_mcp_protocol.errors import EngineFailed

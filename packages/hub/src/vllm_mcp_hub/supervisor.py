@@ -15,11 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vllm_mcp_hub import __version__, effects
+from vllm_mcp_hub import __version__
 from vllm_mcp_hub.config import HubConfig, read_config
-from vllm_mcp_hub.core import lifecycle as lc
+from vllm_mcp_hub.core import events as ev
+from vllm_mcp_hub.core.ledger import BrokenPromise, Engine, Ledger
+from vllm_mcp_hub.core.lifecycle import step
 from vllm_mcp_hub.host.devices import read_devices
-from vllm_mcp_hub.host.engine_dir import EngineDir, prune
+from vllm_mcp_hub.host.engine_dir import EngineDir
+from vllm_mcp_hub.host.processes import prune
 from vllm_mcp_hub.record import Record
 from vllm_mcp_hub.remotes import Remote
 from vllm_mcp_hub.store import ModelConfigs, StartHistory
@@ -42,16 +45,25 @@ class Order:
     executable: str
 
 
+EngineEffect = ev.Spawn | ev.Kill | ev.Suspend | ev.Wake
+"""What is done to an engine; grants and refusals are answers to clients."""
+
+CarryOut = Callable[["Supervisor", EngineEffect], Coroutine[Any, Any, None]]
+
+
 class Supervisor:
     """All engines of one user on one host."""
 
-    def __init__(self, root: Path, settings: Settings, *, protocol: int = PROTOCOL, crash: str = "") -> None:
+    def __init__(
+        self, root: Path, settings: Settings, carry_out: CarryOut, *, protocol: int = PROTOCOL, crash: str = ""
+    ) -> None:
+        self._carry_out = carry_out
         self.root = root
         self.settings = settings
         self.protocol = protocol
         self.config: HubConfig = read_config(root / "hub.toml")
         self.devices: Sequence[Device] = read_devices(self.host_reserve_bytes)
-        self.ledger = lc.Ledger({device.id: device.total_bytes for device in self.devices})
+        self.ledger = Ledger({device.id: device.total_bytes for device in self.devices})
         self.records: dict[str, Record] = {}
         self.past: dict[str, EngineView] = {}
         self.remotes: dict[str, Remote] = {}
@@ -63,9 +75,9 @@ class Supervisor:
         self.last_client_s = self.started_s
         self.retiring = asyncio.Event()
         self.crash_point = crash
-        self._queue: asyncio.Queue[tuple[lc.Event, asyncio.Future[None] | None]] = asyncio.Queue()
+        self._queue: asyncio.Queue[tuple[ev.Event, asyncio.Future[None] | None]] = asyncio.Queue()
         self._orders: dict[str, Order] = {}
-        self._answers: dict[str, asyncio.Future[lc.Granted]] = {}
+        self._answers: dict[str, asyncio.Future[ev.Granted]] = {}
         self._numbers = itertools.count(1)
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -85,25 +97,25 @@ class Supervisor:
             if handled is not None and not handled.done():
                 handled.set_result(None)
 
-    def tell(self, event: lc.Event) -> None:
+    def tell(self, event: ev.Event) -> None:
         """Put an event on the queue."""
         self._queue.put_nowait((event, None))
 
-    async def tell_and_wait(self, event: lc.Event) -> None:
+    async def tell_and_wait(self, event: ev.Event) -> None:
         """Put an event on the queue and return when it was handled."""
         handled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue.put_nowait((event, handled))
         await handled
 
     async def ask(
-        self, make: Callable[[str], lc.Event], *, number: str = "", order: "Order | None" = None
-    ) -> lc.Granted:
+        self, make: Callable[[str], ev.Event], *, number: str = "", order: "Order | None" = None
+    ) -> ev.Granted:
         """Put the event that `make` builds around a request's number on the queue, and await its answer.
 
         Raises the SuiteError of a refusal.
         """
         number = number or self.new_request()
-        answer: asyncio.Future[lc.Granted] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[ev.Granted] = asyncio.get_running_loop().create_future()
         self._answers[number] = answer
         if order is not None:
             self._orders[number] = order
@@ -117,9 +129,9 @@ class Supervisor:
         """An id that no other request of this hub has."""
         return f"q{next(self._numbers)}"
 
-    def _handle(self, event: lc.Event) -> None:
+    def _handle(self, event: ev.Event) -> None:
         before = {engine.id: engine.state for engine in self.ledger.engines.values()}
-        for effect in lc.step(self.ledger, event):
+        for effect in step(self.ledger, event):
             self._do(effect)
         self._check()
         for engine in list(self.ledger.engines.values()):
@@ -130,27 +142,21 @@ class Supervisor:
         """A broken promise is a bug of ours; engines that serve are worth more than a clean end."""
         try:
             self.ledger.check()
-        except lc.BrokenPromise as broken:
+        except BrokenPromise as broken:
             log.critical("the ledger contradicts itself: %s", broken)
 
-    def _do(self, effect: lc.Effect) -> None:
+    def _do(self, effect: ev.Effect) -> None:
         match effect:
-            case lc.Granted(request):
+            case ev.Granted(request):
                 self._granted(effect)
                 self._answer(request, effect)
-            case lc.Refused(request, error):
+            case ev.Refused(request, error):
                 self._orders.pop(request, None)
                 self._answer(request, error_from_info(error))
-            case lc.Spawn(engine):
-                self._in_background(effects.spawn(self, self.records[engine]))
-            case lc.Kill(engine, grace_s):
-                self._in_background(effects.kill(self, self.records[engine], grace_s))
-            case lc.Suspend(engine, level):
-                self._in_background(effects.suspend(self, self.records[engine], level))
-            case lc.Wake(engine):
-                self._in_background(effects.wake(self, self.records[engine]))
+            case _:
+                self._in_background(self._carry_out(self, effect))
 
-    def _answer(self, request: str, answer: lc.Granted | SuiteError) -> None:
+    def _answer(self, request: str, answer: ev.Granted | SuiteError) -> None:
         future = self._answers.get(request)
         if future is None or future.done():
             return
@@ -169,7 +175,7 @@ class Supervisor:
         if not task.cancelled() and task.exception() is not None:
             log.error("a task of the hub failed", exc_info=task.exception())
 
-    def _state_changed(self, engine: lc.Engine) -> None:
+    def _state_changed(self, engine: Engine) -> None:
         record = self.records[engine.id]
         failure = engine.failure.code if engine.failure else None
         with contextlib.suppress(OSError):  # a full disk must not keep engines from being stopped
@@ -178,7 +184,7 @@ class Supervisor:
             self._retire_record(record, engine)
         self.bump(record)
 
-    def _retire_record(self, record: Record, engine: lc.Engine) -> None:
+    def _retire_record(self, record: Record, engine: Engine) -> None:
         failure = None if engine.failure is None else engine.failure.model_dump(mode="json")
         view = record.view(engine, now_s=time.monotonic()).model_dump(mode="json")
         with contextlib.suppress(OSError, SuiteError):
@@ -200,7 +206,7 @@ class Supervisor:
 
     # -- effects ----------------------------------------------------------------------------------------------------
 
-    def _granted(self, grant: lc.Granted) -> None:
+    def _granted(self, grant: ev.Granted) -> None:
         order = self._orders.pop(grant.request, None)
         if order is None or grant.joined or order.request.dry_run:
             return

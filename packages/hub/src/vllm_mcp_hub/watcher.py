@@ -5,7 +5,8 @@ import logging
 import os
 import time
 
-from vllm_mcp_hub.core import lifecycle as lc
+from vllm_mcp_hub.core import events as ev
+from vllm_mcp_hub.core.ledger import SETTLING, Engine
 from vllm_mcp_hub.core.plan import plan_start
 from vllm_mcp_hub.core.retry import smaller_request
 from vllm_mcp_hub.core.startup import StartupLog
@@ -40,7 +41,7 @@ async def watch(supervisor: Supervisor) -> None:
             record = supervisor.records[engine.id]
             if engine.state not in _NOT_LOOKED_AT and record.launched.is_set():
                 await _look(supervisor, record)
-        moving = any(e.state in lc.SETTLING or e.state is EngineStatus.QUEUED for e in supervisor.ledger.live())
+        moving = any(e.state in SETTLING or e.state is EngineStatus.QUEUED for e in supervisor.ledger.live())
         await asyncio.sleep(UNSETTLED_LOOK_S if moving else SETTLED_LOOK_S)
 
 
@@ -55,20 +56,20 @@ async def _look(supervisor: Supervisor, record: Record) -> None:
             await _vanished(supervisor, record, engine, returncode)
         case Seen.HEADLESS if engine.state is not EngineStatus.STOPPING:
             failure = await asyncio.to_thread(explain, record, returncode)
-            await supervisor.tell_and_wait(lc.LeaderLost(record.id, failure))
+            await supervisor.tell_and_wait(ev.LeaderLost(record.id, failure))
         case Seen.RUNNING if engine.state is EngineStatus.STARTING:
             await _follow_start(supervisor, record)
         case _:
             pass
 
 
-async def _vanished(supervisor: Supervisor, record: Record, engine: lc.Engine, returncode: int | None) -> None:
+async def _vanished(supervisor: Supervisor, record: Record, engine: Engine, returncode: int | None) -> None:
     await asyncio.to_thread(_read_log, record)
     failure = await asyncio.to_thread(explain, record, returncode)
     again = engine.state is EngineStatus.STARTING and engine.attempts == 1 and _shrink(supervisor, record, failure)
     if again:
         record.launched.clear()
-    await supervisor.tell_and_wait(lc.Vanished(record.id, returncode, failure, again=again))
+    await supervisor.tell_and_wait(ev.Vanished(record.id, returncode, failure, again=again))
 
 
 def _shrink(supervisor: Supervisor, record: Record, failure: ErrorInfo) -> bool:
@@ -123,7 +124,7 @@ async def _became_ready(supervisor: Supervisor, record: Record) -> None:
         record.start_took_s = round(now_s - record.created_s, 3)
     record.measured_bytes = await asyncio.to_thread(measure, record.dir, record.devices)
     await asyncio.to_thread(_keep_ready, record)
-    await supervisor.tell_and_wait(lc.BecameReady(record.id, now_s))
+    await supervisor.tell_and_wait(ev.BecameReady(record.id, now_s))
     await asyncio.to_thread(_remember_start, supervisor, record)
 
 
@@ -159,7 +160,7 @@ async def sample(supervisor: Supervisor) -> None:
     while True:
         await asyncio.sleep(SAMPLE_S)
         rounds += 1
-        supervisor.tell(lc.Tick(time.monotonic()))
+        supervisor.tell(ev.Tick(time.monotonic()))
         records = [supervisor.records[engine.id] for engine in supervisor.ledger.live()]
         await asyncio.gather(*(_sample_one(supervisor, r, rounds % MEMORY_EVERY == 0) for r in records))
         for remote in list(supervisor.remotes.values()):

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from vllm_mcp_hub.config import HubConfig, read_config
-from vllm_mcp_hub.core import lifecycle as lc
+from vllm_mcp_hub.core import events as ev
 from vllm_mcp_hub.core.plan import plan_start
 from vllm_mcp_hub.effects import sleep_verified, wake_verified
 from vllm_mcp_hub.record import Record
@@ -72,9 +72,9 @@ def _known_flags(hub: Supervisor, request: LoadRequest, executable: str) -> froz
     return frozenset() if known is None else known.flags
 
 
-def _load_event(number: str, order: Order, config: HubConfig) -> lc.LoadRequested:
+def _load_event(number: str, order: Order, config: HubConfig) -> ev.LoadRequested:
     request, plan = order.request, order.plan
-    return lc.LoadRequested(
+    return ev.LoadRequested(
         request=number,
         name=request.options.served_model_name or request.model_id,
         device_count=plan.device_count,
@@ -94,7 +94,7 @@ def _load_event(number: str, order: Order, config: HubConfig) -> lc.LoadRequeste
 async def stop(hub: Supervisor, engine_id: str, *, force: bool) -> EngineView:
     """Unload; without force, what runs is finished first."""
     await gauge(hub, hub.record(engine_id, "unloaded"))
-    await hub.tell_and_wait(lc.StopRequested(engine_id, force))
+    await hub.tell_and_wait(ev.StopRequested(engine_id, force))
     return hub.view(engine_id)
 
 
@@ -106,7 +106,7 @@ async def gauge(hub: Supervisor, record: Record) -> None:
         async with EngineHttp(record.started_endpoint(), timeout_s=_GAUGE_LIMIT_S) as http:
             running, waiting = await http.gauges()
         if hub.state_of(record.id) is not None:
-            await hub.tell_and_wait(lc.Gauged(record.id, running + waiting, time.monotonic()))
+            await hub.tell_and_wait(ev.Gauged(record.id, running + waiting, time.monotonic()))
 
 
 async def sleep(hub: Supervisor, engine_id: str, level: int) -> EngineView:
@@ -114,7 +114,7 @@ async def sleep(hub: Supervisor, engine_id: str, level: int) -> EngineView:
     if engine_id in hub.remotes:
         return await _remote_work(hub, engine_id, lambda http: sleep_verified(http, level))
     await gauge(hub, hub.record(engine_id, "put to sleep"))
-    await hub.ask(lambda number: lc.SleepRequested(number, engine_id, level))
+    await hub.ask(lambda number: ev.SleepRequested(number, engine_id, level))
     return await _settled(hub, engine_id)
 
 
@@ -123,7 +123,7 @@ async def wake(hub: Supervisor, engine_id: str) -> EngineView:
     if engine_id in hub.remotes:
         return await _remote_work(hub, engine_id, wake_verified)
     hub.record(engine_id, "woken")
-    await hub.ask(lambda number: lc.WakeRequested(number, engine_id, time.monotonic()))
+    await hub.ask(lambda number: ev.WakeRequested(number, engine_id, time.monotonic()))
     return await _settled(hub, engine_id)
 
 
@@ -180,7 +180,7 @@ async def keep(hub: Supervisor, engine_id: str, pinned: bool | None, ttl_s: floa
     new_pin = request.pin if pinned is None else pinned
     new_ttl_s = request.ttl_s if ttl_s is None else (ttl_s or None)
     record.request = request.model_copy(update={"pin": new_pin, "ttl_s": new_ttl_s})
-    await hub.tell_and_wait(lc.KeepChanged(engine_id, new_pin, new_ttl_s))
+    await hub.tell_and_wait(ev.KeepChanged(engine_id, new_pin, new_ttl_s))
     if record.dir.spec_path.exists():
         await asyncio.to_thread(record.dir.write_spec, record.spec())
     hub.bump(record)
@@ -214,7 +214,7 @@ async def lease(hub: Supervisor, number: str, model: str) -> Endpoint:
     if owned is None and remote is not None:
         return remote.endpoint.model_copy(update={"served_name": model if model in remote.loras else remote.model_id})
     name = model if owned is None else owned.name
-    grant = await hub.ask(lambda r: lc.LeaseRequested(r, name, time.monotonic()), number=number)
+    grant = await hub.ask(lambda r: ev.LeaseRequested(r, name, time.monotonic()), number=number)
     record = hub.records[grant.engine]
     served = model if model in record.loras else record.name
     return record.started_endpoint().model_copy(update={"served_name": served})

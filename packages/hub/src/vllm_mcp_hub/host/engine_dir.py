@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from vllm_mcp_hub.core.diagnosis import plain_text
-from vllm_mcp_hub.host.state_lock import try_lock
 from vllm_mcp_protocol.errors import DiskFull
 from vllm_mcp_protocol.units import MIB, format_bytes
 
@@ -184,14 +183,6 @@ def engine_dirs(root: Path) -> list[EngineDir]:
     return [EngineDir(path) for _, path in sorted(numbered)]
 
 
-def prune(root: Path, keep: int) -> list[str]:
-    """Remove the oldest folders of engines that are gone, keeping the newest `keep` of those; the ids removed."""
-    from vllm_mcp_hub.host.processes import Seen, observe  # they are told apart there, by this module's files
-
-    gone = [edir for edir in engine_dirs(root) if observe(edir) is Seen.GONE]
-    return [edir.id for edir in gone[: max(0, len(gone) - keep)] if _remove(edir)]
-
-
 def write_atomic(path: Path, data: bytes) -> None:
     """Replace `path` (0600) by `data`: a reader sees the old or the new, also after a power cut.
 
@@ -257,19 +248,6 @@ def _children(root: Path) -> list[Path]:
         return list(root.iterdir())
     except FileNotFoundError:
         return []
-
-
-def _remove(edir: EngineDir) -> bool:
-    # The lock file goes with its folder, which is safe only while we hold it: then nothing can be started here.
-    fd = try_lock(edir.lock_path, inheritable=False)
-    if fd is None:
-        return False
-    try:
-        edir.cleanup_tmp()
-        shutil.rmtree(edir.path)
-    finally:
-        os.close(fd)
-    return True
 
 
 def _copy_end(source: Path, target: Path, max_bytes: int) -> None:

@@ -7,6 +7,7 @@ again while one member of the session lives, so orphans are found by that number
 
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from enum import Enum
 from pathlib import Path
 
 from vllm_mcp_hub.host import launch
-from vllm_mcp_hub.host.engine_dir import EngineDir, read_json
+from vllm_mcp_hub.host.engine_dir import EngineDir, engine_dirs, read_json
 from vllm_mcp_hub.host.launch import stat_fields
 from vllm_mcp_hub.host.state_lock import is_held, try_lock
 from vllm_mcp_protocol.errors import EngineFailed
@@ -140,6 +141,12 @@ def exit_code_of(child: subprocess.Popen[bytes] | None) -> int | None:
     return child.poll() if child is not None else None
 
 
+def prune(root: Path, keep: int) -> list[str]:
+    """Remove the oldest folders of engines that are gone, keeping the newest `keep` of those; the ids removed."""
+    gone = [edir for edir in engine_dirs(root) if observe(edir) is Seen.GONE]
+    return [edir.id for edir in gone[: max(0, len(gone) - keep)] if _remove(edir)]
+
+
 def find_port_holder(port: int) -> str:
     """Who listens on a TCP port, for people: `process 4711 (python)`; empty when nobody visible does."""
     inodes = {f"socket:[{inode}]" for inode in _listening_inodes(port)}
@@ -154,6 +161,19 @@ def find_port_holder(port: int) -> str:
 def lock_holders(edir: EngineDir) -> list[int]:
     """Processes that keep the folder's lock held: a stuck launcher, or a child that left the session."""
     return [pid for pid in _pids() if pid != os.getpid() and _holds(pid, edir.lock_path)]
+
+
+def _remove(edir: EngineDir) -> bool:
+    # The lock file goes with its folder, which is safe only while we hold it: then nothing can be started here.
+    fd = try_lock(edir.lock_path, inheritable=False)
+    if fd is None:
+        return False
+    try:
+        edir.cleanup_tmp()
+        shutil.rmtree(edir.path)
+    finally:
+        os.close(fd)
+    return True
 
 
 def _terminate(edir: EngineDir, grace_s: float, second_term_s: float) -> None:
