@@ -101,20 +101,21 @@ def test_the_text_is_the_sum_of_its_pieces(pieces: list[str]) -> None:
     assert answer.last_s == (spoken[-1] if spoken else None)
 
 
-def test_speed_counts_tokens_after_the_first_with_the_engines_own_count() -> None:
+def test_speed_is_of_the_whole_answer_by_the_engines_own_count() -> None:
     answer = Answer()
     answer.add(chunk(""), 0.5)
     answer.add(chunk("ab"), 1.0)
     answer.add(chunk("cd"), 3.0)
     answer.add({"choices": [], "usage": {"completion_tokens": 5, "prompt_tokens": 2}}, 3.1)
     assert answer.first_s == 1.0
-    assert answer.tokens_per_second() == 2.0
+    assert answer.tokens_per_second(0.5) == 2.0
 
 
-def test_one_burst_has_no_speed() -> None:
+def test_one_burst_has_the_speed_of_its_wait_and_nothing_has_none() -> None:
     answer = Answer()
-    answer.add(chunk("all"), 1.0)
-    assert answer.tokens_per_second() is None
+    assert answer.tokens_per_second(0.0) is None
+    answer.add(chunk("all"), 2.0)
+    assert answer.tokens_per_second(1.0) == 1.0
 
 
 def test_tool_calls_are_put_together_by_their_index() -> None:
@@ -151,6 +152,6 @@ def test_speed_is_never_negative(times: list[float]) -> None:
     answer = Answer()
     for now_s in times:
         answer.add(chunk("x"), now_s)
-    speed = answer.tokens_per_second()
+    speed = answer.tokens_per_second(times[0])
     assert all(a <= b for a, b in pairwise(times))
     assert speed is None or speed >= 0

@@ -75,6 +75,7 @@ def _launch(hub: Supervisor, record: Record) -> "subprocess.Popen[bytes]":
     record.argv = command_line(record, record.executable)
     record.dir.write_spec(record.spec())
     crash_here(hub, "before_spawn")
+    record.startup.begin(time.monotonic())
     child = processes.spawn(record.dir, record.argv, environment(record, config, record.executable, hub_path()))
     crash_here(hub, "after_spawn")
     return child

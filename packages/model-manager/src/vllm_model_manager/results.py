@@ -172,5 +172,5 @@ class GenerateResult(ToolResult):
     finish_reason: str | None = None
     usage: Usage
     ttft_ms: float | None = Field(description="Time to the first token, ms")
-    tokens_per_second: float | None = Field(description="Speed after the first token")
+    tokens_per_second: float | None = Field(description="Of the whole answer, the wait for its first token included")
     truncated: bool = Field(default=False, description="True when the text was cut to fit this answer")

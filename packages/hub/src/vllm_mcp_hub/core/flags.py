@@ -258,4 +258,4 @@ def _default_eager(
 def _asked_reasons(options: LoadOptions) -> tuple[str, ...]:
     asked = [f"{name}={getattr(options, name)}" for name in OPTION_FLAGS if getattr(options, name) not in (None, False)]
     asked += [" ".join(options.extra_args)] if options.extra_args else []
-    return (f"As asked: {', '.join(asked)}.",) if asked else ()
+    return (f"Given: {', '.join(asked)}.",) if asked else ()

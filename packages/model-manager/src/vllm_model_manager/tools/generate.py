@@ -137,7 +137,7 @@ def _result(name: str, answer: Answer, started_s: float) -> GenerateResult:
         finish_reason=answer.finish_reason,
         usage=Usage(**{field: answer.usage.get(field) for field in Usage.model_fields}),
         ttft_ms=None if first is None else round((first - started_s) * 1000, 2),
-        tokens_per_second=answer.tokens_per_second(),
+        tokens_per_second=answer.tokens_per_second(started_s),
         truncated=cut or reasoning_cut or len(kept) < len(calls),
     )
 
