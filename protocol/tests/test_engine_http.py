@@ -93,11 +93,10 @@ async def test_version_and_models(http: EngineHttp, engine: Engine) -> None:
     engine.set("/version", {"version": "0.32.0"})
     engine.set(
         "/v1/models",
-        {"data": [{"id": "lora", "parent": "org/m"}, {"id": "org/m", "parent": None, "max_model_len": 1024}]},
+        {"data": [{"id": "lora", "parent": "org/m"}, {"id": "org/m", "parent": None}]},
     )
     assert await http.version() == "0.32.0"
     assert [model["id"] for model in await http.models()] == ["lora", "org/m"]
-    assert await http.max_model_len() == 1024
     assert engine.asked[0][1]["authorization"] == f"Bearer {KEY}"
 
 

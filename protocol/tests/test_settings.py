@@ -82,6 +82,13 @@ def test_a_value_with_any_other_character_is_kept(text: str) -> None:
         ("VLLM_PORT", "http"),
         ("VLLM_PORT", "70000"),
         ("VLLM_API_ENDPOINT", "localhost:8000"),
+        ("VLLM_API_ENDPOINT", "http://gpu1:70000"),
+        ("VLLM_API_ENDPOINT", "http://:8000"),
+        ("VLLM_API_ENDPOINT", "http://gpu 1:8000"),
+        ("VLLM_HOST", "http://gpu1"),
+        ("VLLM_HOST", "gpu1:8000"),
+        ("DISCOVERY_ENDPOINTS", "http://a:1, b:2"),
+        ("DISCOVERY_ENDPOINTS", "ftp://a:1"),
         ("LOG_LEVEL", "loud"),
         ("HF_HUB_OFFLINE", "maybe"),
         ("ALERT_THRESHOLD_GPU_UTIL", "high"),
@@ -131,6 +138,20 @@ def test_a_running_vllm_is_named_by_address_or_by_host_and_port() -> None:
     assert Settings.from_environment({"VLLM_PORT": "9000"}).remote_endpoints() == ()
     one = {"VLLM_API_ENDPOINT": "http://a:1/v1/", "DISCOVERY_ENDPOINTS": "http://a:1"}
     assert Settings.from_environment(one).remote_endpoints() == ("http://a:1",)
+
+
+def test_the_key_is_for_the_engine_that_was_named_and_for_no_other() -> None:
+    elsewhere = {"DISCOVERY_ENDPOINTS": "http://b:2,http://a:1,http://b:2", "VLLM_API_KEY": "sk-a"}
+    for named in ({"VLLM_API_ENDPOINT": "http://a:1/v1"}, {"VLLM_HOST": "a", "VLLM_PORT": "1"}):
+        found = Settings.from_environment(elsewhere | named).remote_engines()
+        assert [(engine.url, engine.revealed_key) for engine in found] == [("http://a:1", "sk-a"), ("http://b:2", None)]
+    unnamed = Settings.from_environment(elsewhere).remote_engines()
+    assert [(engine.url, engine.revealed_key) for engine in unnamed] == [("http://b:2", None), ("http://a:1", None)]
+
+
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_an_ipv6_address_gets_its_brackets(host: str) -> None:
+    assert Settings.from_environment({"VLLM_HOST": host}).remote_endpoints() == ("http://[::1]:8000",)
 
 
 def test_quantization_none_is_unset() -> None:

@@ -21,12 +21,19 @@ pytestmark = pytest.mark.anyio
 
 async def test_an_idle_engine_is_put_to_sleep_and_a_lease_wakes_it(site: HubSite) -> None:
     async with site.client() as hub:
-        engine = await ready(hub, "sleepy", ttl_s=0.5)
+        engine = await ready(hub, "sleepy", ttl_s=3.0)
         asleep = await until(hub, engine, EngineStatus.SLEEPING)
         assert 0 < asleep.promised_bytes < 10 * GIB, "only a remainder stays promised"
         async with hub.lease("sleepy") as endpoint:
             assert endpoint.served_name == "sleepy"
             assert (await hub.wait(engine, seen_epoch=-1, timeout_s=0)).status is EngineStatus.READY
+
+
+async def test_a_sleeper_that_nobody_wakes_is_ended(site: HubSite) -> None:
+    async with site.client() as hub:
+        engine = await ready(hub, "sleepy", ttl_s=0.5)
+        await until(hub, engine, EngineStatus.SLEEPING)
+        assert (await stopped(hub, engine)).failure is None
 
 
 async def test_an_idle_engine_that_cannot_sleep_is_stopped_and_a_pinned_one_stays(site: HubSite) -> None:
@@ -39,8 +46,8 @@ async def test_an_idle_engine_that_cannot_sleep_is_stopped_and_a_pinned_one_stay
 
 async def test_a_leased_engine_is_not_idle(site: HubSite) -> None:
     async with site.client() as hub:
-        engine = await ready(hub, "busy", ttl_s=0.5)
-        idle = await ready(hub, "idle", gpu=1, ttl_s=0.5)
+        engine = await ready(hub, "busy", ttl_s=3.0)
+        idle = await ready(hub, "idle", gpu=1, ttl_s=3.0)
         async with hub.lease("busy"):
             await until(hub, idle, EngineStatus.SLEEPING)
             assert (await hub.wait(engine, seen_epoch=-1, timeout_s=0)).status is EngineStatus.READY
@@ -52,9 +59,12 @@ async def test_a_lie_about_sleep_is_found_out(site: HubSite) -> None:
     site.set_knobs(sleep_is_a_lie=True)
     async with site.client() as hub:
         engine = await ready(hub, "liar")
-        with pytest.raises(SuiteError, match="does not sleep"):
-            await hub.sleep(engine)
-        assert (await hub.wait(engine, seen_epoch=-1, timeout_s=0)).status is EngineStatus.READY
+        asked = await hub.sleep(engine)
+        assert asked.status is EngineStatus.SUSPENDING
+        view = await hub.wait(engine, seen_epoch=asked.epoch, timeout_s=20)
+        assert view.status is EngineStatus.READY
+        assert view.failure is not None
+        assert view.failure.code == "ENGINE_SLEEP_FAILED"
 
 
 async def test_room_is_made_by_the_least_recently_used(site: HubSite) -> None:

@@ -15,7 +15,6 @@ from vllm_mcp_hub.core.events import (
     Event,
     Gauged,
     Granted,
-    KeepChanged,
     Kill,
     LeaderLost,
     LeaseEnded,
@@ -198,7 +197,7 @@ class HubMachine(RuleBasedStateMachine):
         if works:
             devices, _ = self.held[engine]
             self.held[engine] = (devices, 5)
-        self.go(SleepEnded(engine, None if works else FAILURE))
+        self.go(SleepEnded(engine, self.now_s, None if works else FAILURE))
 
     @precondition(lambda self: self.any_in(S.SLEEPING))
     @rule(data=st.data())
@@ -330,8 +329,25 @@ def test_every_state_but_stopped_can_end() -> None:
         assert state is S.STOPPED or S.STOPPED in following
 
 
-def test_pins_and_limits_change_on_a_running_engine() -> None:
+def test_a_pinned_engine_is_never_idle() -> None:
     ledger = Ledger({"0": 80})
-    a = ready(ledger, "a", 80, ttl_s=10.0)
-    step(ledger, KeepChanged(a, pinned=True, ttl_s=10.0))
+    ready(ledger, "a", 80, ttl_s=10.0, pinned=True)
     assert step(ledger, Tick(1000.0)) == []
+
+
+def test_a_sleeper_is_ended_after_as_long_again() -> None:
+    ledger = Ledger({"0": 80})
+    sleepy = ready(ledger, "sleepy", 40, 0.0, asleep_bytes=5, ttl_s=10.0)
+    step(ledger, Tick(10.0))
+    step(ledger, SleepEnded(sleepy, 11.0, None))
+    assert step(ledger, Tick(20.9)) == []
+    assert step(ledger, Tick(21.0)) == [Kill(sleepy, 20.0)]
+
+
+def test_a_busy_engine_is_not_put_to_sleep_and_says_so() -> None:
+    ledger = Ledger({"0": 80})
+    a = ready(ledger, "a", 80, asleep_bytes=5)
+    step(ledger, Gauged(a, 2, 1.0))
+    [refused] = step(ledger, SleepRequested("s1", a))
+    assert isinstance(refused, Refused)
+    assert (refused.error.code, refused.error.details["in_flight"]) == ("MODEL_BUSY", 2)

@@ -87,11 +87,6 @@ class EngineHttp:
         data = _object(await self._control("GET", "/v1/models")).get("data")
         return [entry for entry in data if isinstance(entry, dict)] if isinstance(data, list) else []
 
-    async def max_model_len(self) -> int | None:
-        """The context of the base model in tokens; None when the engine does not say (not a vLLM)."""
-        sizes = [model.get("max_model_len") for model in await self.models() if not model.get("parent")]
-        return next((size for size in sizes if isinstance(size, int)), None)
-
     async def gauges(self) -> tuple[int, int]:
         """(running, waiting) requests, over all models and replicas."""
         text = (await self._control("GET", "/metrics")).decode(errors="replace")

@@ -242,6 +242,12 @@ class EngineDied(EngineFailed):
     code = "ENGINE_DIED"
 
 
+class SleepFailed(EngineFailed):
+    """The engine did not fall asleep, or did not wake, although it answered."""
+
+    code = "ENGINE_SLEEP_FAILED"
+
+
 class StartTimedOut(EngineFailed):
     code = "ENGINE_START_TIMED_OUT"
 

@@ -113,11 +113,11 @@ class Hub:
         return await self._engine("POST", f"{engine_id}/stop", {"force": force})
 
     async def sleep(self, engine_id: str, *, level: int = 1) -> EngineView:
-        """Put the engine to sleep; level 1 keeps the weights in host memory, 2 drops them."""
+        """Begin to put the engine to sleep; level 1 keeps the weights in host memory, 2 drops them."""
         return await self._engine("POST", f"{engine_id}/sleep", {"level": level})
 
     async def wake(self, engine_id: str) -> EngineView:
-        """Wake a sleeping engine, in its turn on its devices."""
+        """Begin to wake a sleeping engine, in its turn on its devices."""
         return await self._engine("POST", f"{engine_id}/wake", {})
 
     async def load_lora(self, engine_id: str, name: str, path: str) -> EngineView:
@@ -128,12 +128,8 @@ class Hub:
         """Stop serving adapter `name`."""
         return await self._engine("POST", f"{engine_id}/loras/unload", {"name": name})
 
-    async def pin(self, engine_id: str, *, pinned: bool | None = None, ttl_s: float | None = None) -> EngineView:
-        """Change an engine's pin or idle limit; None leaves it as it is, ttl_s=0 removes the limit."""
-        return await self._engine("POST", f"{engine_id}/keep", {"pinned": pinned, "ttl_s": ttl_s})
-
     async def logs(self, engine_id: str, *, tail: int = 100, level: str | None = None) -> LogTail:
-        """The last `tail` lines of the engine's log, at most about 20 KB, optionally of one level only."""
+        """The last `tail` lines of the engine's log, at most about 20 KB, optionally of `level` and above only."""
         query = {"tail": tail} | ({"level": level} if level else {})
         return LogTail.model_validate_json(await self._ask("GET", f"/v1/engines/{engine_id}/logs", params=query))
 

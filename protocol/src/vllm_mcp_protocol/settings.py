@@ -5,13 +5,17 @@ A variable that is empty, or still an unexpanded `${X}`, is unset: clients pass 
 
 import re
 from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass
+from ipaddress import IPv6Address
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
 from vllm_mcp_protocol.errors import SettingError
 
 _UNEXPANDED = re.compile(r"^\$\{[^}]*\}$|^\$[A-Za-z_]\w*$")
+_HOST_NAME = re.compile(r"[\w.-]+")
 
 
 def _names(value: Any) -> Any:
@@ -28,9 +32,47 @@ def _level(value: Any) -> Any:
     return "WARNING" if upper == "WARN" else upper
 
 
+def _host(value: str) -> str:
+    """As it stands in a URL: an IPv6 address in brackets."""
+    if _HOST_NAME.fullmatch(value):
+        return value
+    try:
+        return f"[{IPv6Address(value.removeprefix('[').removesuffix(']'))}]"
+    except ValueError:
+        raise ValueError("not a host name or an IP address; VLLM_API_ENDPOINT takes whole URLs") from None
+
+
+def _engine_url(value: str) -> str:
+    """The address of an engine, without the /v1 that guides put behind it."""
+    try:
+        parts = urlsplit(value)
+        good = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)
+        good = good and _host(parts.hostname or "") and not re.search(r"\s", value)
+    except ValueError:  # brackets that do not match, a port that is no number, or above 65535
+        good = False
+    if not good:
+        raise ValueError(f"{value!r} is not a URL like http://127.0.0.1:8000")
+    return value.rstrip("/").removesuffix("/v1")
+
+
+EngineUrl = Annotated[str, AfterValidator(_engine_url)]
 LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_level)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
+EngineUrls = Annotated[tuple[EngineUrl, ...], BeforeValidator(_names)]
 _SECRET_TYPES = (SecretStr, SecretStr | None)
+
+
+@dataclass(frozen=True)
+class RemoteEndpoint:
+    """An engine that runs elsewhere, as the settings name it."""
+
+    url: str
+    api_key: SecretStr | None = None
+
+    @property
+    def revealed_key(self) -> str | None:
+        """The key in clear, for the one who asks the engine."""
+        return None if self.api_key is None else self.api_key.get_secret_value()
 
 
 class Settings(BaseModel):
@@ -39,13 +81,13 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     # vLLM engines
-    vllm_api_endpoint: str | None = Field(
-        default=None,
-        pattern=r"^https?://",
-        description="A running vLLM to attach, e.g. http://127.0.0.1:8000",
+    vllm_api_endpoint: EngineUrl | None = Field(
+        default=None, description="A running vLLM to attach, e.g. http://127.0.0.1:8000"
     )
     vllm_api_key: SecretStr | None = Field(default=None, description="API key of VLLM_API_ENDPOINT")
-    vllm_host: str | None = Field(default=None, description="Host of a running vLLM to attach (with VLLM_PORT)")
+    vllm_host: Annotated[str, AfterValidator(_host)] | None = Field(
+        default=None, description="Host of a running vLLM to attach (with VLLM_PORT)"
+    )
     vllm_port: int | None = Field(
         default=None,
         ge=1,
@@ -105,7 +147,9 @@ class Settings(BaseModel):
         default_factory=dict, description="ALERT_THRESHOLD_<METRIC>: value at which an alert starts"
     )
     # auto-discovery
-    discovery_endpoints: Names = Field(default=(), description="Further engines to attach, comma-separated addresses")
+    discovery_endpoints: EngineUrls = Field(
+        default=(), description="Further engines to attach, comma-separated addresses"
+    )
     discovery_interval_seconds: int = Field(default=300, ge=1, description="Seconds between background scans")
     enable_model_metadata_enrichment: bool = Field(
         default=True, description="Ask the Hub for tags, licences and downloads"
@@ -154,13 +198,20 @@ class Settings(BaseModel):
         except ValidationError as error:
             raise _setting_error(error, given) from None
 
-    def remote_endpoints(self) -> tuple[str, ...]:
-        """Addresses of engines that run elsewhere and are to be attached, each once, in order."""
+    def remote_engines(self) -> tuple[RemoteEndpoint, ...]:
+        """Engines that run elsewhere and are to be attached, each once, in order.
+
+        VLLM_API_KEY belongs to the one that VLLM_API_ENDPOINT (or VLLM_HOST) names, and is shown to no other.
+        """
         named = self.vllm_api_endpoint
         if named is None and self.vllm_host is not None:
             named = f"http://{self.vllm_host}:{self.vllm_port or 8000}"
-        found = [] if named is None else [named]
-        return tuple(dict.fromkeys(url.rstrip("/").removesuffix("/v1") for url in (*found, *self.discovery_endpoints)))
+        own = () if named is None else (RemoteEndpoint(named, self.vllm_api_key),)
+        return (*own, *(RemoteEndpoint(url) for url in dict.fromkeys(self.discovery_endpoints) if url != named))
+
+    def remote_endpoints(self) -> tuple[str, ...]:
+        """The addresses of `remote_engines`."""
+        return tuple(engine.url for engine in self.remote_engines())
 
 
 _OLD_TOKEN_NAMES = ("HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN", "HUGGINGFACE_API_TOKEN")
@@ -198,7 +249,8 @@ def _setting_error(error: ValidationError, given: Mapping[str, str]) -> SettingE
     problem = error.errors()[0]
     field = str(problem["loc"][0])
     secret = Settings.model_fields[field].annotation in _SECRET_TYPES
-    return _refusal(field.upper(), "(hidden)" if secret else given.get(field.upper(), problem["input"]), problem["msg"])
+    why = problem["msg"].removeprefix("Value error, ")
+    return _refusal(field.upper(), "(hidden)" if secret else given.get(field.upper(), problem["input"]), why)
 
 
 def _refusal(variable: str, value: object, allowed: str) -> SettingError:

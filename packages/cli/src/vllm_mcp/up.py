@@ -29,13 +29,12 @@ _NO_GATEWAY = "The OpenAI-compatible gateway is not part of this version: engine
 async def run_up(settings: Settings, *, detach: bool, as_json: bool) -> int:
     """Start the hub (or find it) and attach configured engines; without `detach` keep showing its state."""
     async with Hub(settings, client=_CLIENT) as hub:
+        for remote in settings.remote_engines():
+            await hub.attach(remote.url, remote.revealed_key)
         state = await hub.state()
-        for url in settings.remote_endpoints():
-            key = settings.vllm_api_key.get_secret_value() if settings.vllm_api_key else None
-            await hub.attach(url, key)
-        if as_json:
-            print_json(state_payload(await hub.state(), state.state_dir))
-            return DONE
+    if as_json:
+        print_json(state_payload(state, state.state_dir))
+        return DONE
     out = console()
     out.print(f"Hub {state.version} runs in {state.state_dir} (pid {state.pid}).", soft_wrap=True)
     out.print(_NO_GATEWAY, style="dim")

@@ -33,7 +33,7 @@ async def adopt_all(supervisor: Supervisor) -> None:
     found = await asyncio.gather(*(_adopt_one(supervisor, folder) for folder in folders))
     for record, state in (pair for pair in found if pair is not None):
         supervisor.records[record.id] = record
-        supervisor.tell(_adopted(record, state))
+        supervisor.tell(_adopted(record, state, supervisor.config.engine.start_limit_s))
         if record.dir.is_stopping():
             supervisor.tell(ev.StopRequested(record.id, force=True))  # finish what the last hub began
 
@@ -97,7 +97,7 @@ async def _state_of(record: Record) -> EngineStatus:
     return state
 
 
-def _adopted(record: Record, state: EngineStatus) -> ev.Adopted:
+def _adopted(record: Record, state: EngineStatus, start_limit_s: float) -> ev.Adopted:
     return ev.Adopted(
         engine=record.id,
         name=record.name,
@@ -108,6 +108,7 @@ def _adopted(record: Record, state: EngineStatus) -> ev.Adopted:
         asleep_bytes=record.plan.asleep_bytes,
         ttl_s=record.request.ttl_s,
         pinned=record.request.pin,
+        start_limit_s=start_limit_s,
         model=record.request.model_id,
     )
 

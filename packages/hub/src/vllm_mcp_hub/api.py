@@ -57,11 +57,6 @@ class Adapter(Body):
     path: str = Field(default="", max_length=4096)
 
 
-class Keep(Body):
-    pinned: bool | None = None
-    ttl_s: float | None = Field(default=None, ge=0)
-
-
 class NewConfig(Body):
     model_id: str = Field(min_length=1, max_length=400)
     config: ModelConfig | None
@@ -134,7 +129,6 @@ def make_app(supervisor: Supervisor) -> Starlette:
             route("/v1/engines/{id}/stop", stop),
             route("/v1/engines/{id}/sleep", sleep),
             route("/v1/engines/{id}/wake", wake),
-            route("/v1/engines/{id}/keep", keep),
             route("/v1/engines/{id}/loras", load_lora),
             route("/v1/engines/{id}/loras/unload", unload_lora),
             route("/v1/engines/{id}/logs", logs, "GET"),
@@ -158,7 +152,7 @@ async def retire(hub: Supervisor, _: Request) -> Response:
 
 
 async def state(hub: Supervisor, _: Request) -> Response:
-    return _json(await asyncio.to_thread(hub.state))
+    return _json(await hub.state())
 
 
 async def load(hub: Supervisor, request: Request) -> Response:
@@ -180,11 +174,6 @@ async def sleep(hub: Supervisor, request: Request) -> Response:
 
 async def wake(hub: Supervisor, request: Request) -> Response:
     return _json(await wishes.wake(hub, _id(request)))
-
-
-async def keep(hub: Supervisor, request: Request) -> Response:
-    asked = Keep.model_validate_json(await _body(request))
-    return _json(await wishes.keep(hub, _id(request), asked.pinned, asked.ttl_s))
 
 
 async def load_lora(hub: Supervisor, request: Request) -> Response:

@@ -17,7 +17,7 @@ from vllm_mcp_hub.record import Record
 from vllm_mcp_hub.spawn import command_line, environment, hub_path, make_endpoint
 from vllm_mcp_hub.supervisor import EngineEffect, Supervisor
 from vllm_mcp_protocol.engine_http import EngineHttp
-from vllm_mcp_protocol.errors import EngineFailed, ErrorInfo, SuiteError
+from vllm_mcp_protocol.errors import EngineFailed, ErrorInfo, SleepFailed, SuiteError
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ async def _until_gone(record: Record, grace_s: float) -> None:
 async def suspend(hub: Supervisor, record: Record, level: int) -> None:
     """Put the engine to sleep and tell whether it does."""
     failure = await _engine_work(record, lambda http: sleep_verified(http, level))
-    await hub.tell_and_wait(ev.SleepEnded(record.id, failure))
+    await hub.tell_and_wait(ev.SleepEnded(record.id, time.monotonic(), failure))
 
 
 async def wake(hub: Supervisor, record: Record) -> None:
@@ -133,14 +133,14 @@ async def sleep_verified(http: EngineHttp, level: int) -> None:
     """A 200 proves nothing: vLLM's CPU build answers it and does not sleep."""
     await http.sleep(level)
     if not await http.is_sleeping():
-        raise EngineFailed("The engine answered the sleep request but does not sleep.", suggestion="unload-model")
+        raise SleepFailed("The engine answered the sleep request but does not sleep.", suggestion="unload-model")
 
 
 async def wake_verified(http: EngineHttp) -> None:
     """Wake, and ask whether it is awake."""
     await http.wake()
     if await http.is_sleeping():
-        raise EngineFailed(
+        raise SleepFailed(
             "The engine answered the wake request but still sleeps.",
             suggestion="unload-model, then load-model",
         )

@@ -7,7 +7,7 @@ from pydantic import SecretStr
 
 from vllm_mcp_protocol.engine_http import EngineHttp
 from vllm_mcp_protocol.errors import EngineRequestFailed, RemoteEngine
-from vllm_mcp_protocol.model import Endpoint, EngineStatus, EngineView
+from vllm_mcp_protocol.model import Endpoint, EngineStatus, EngineView, StartFacts
 
 _PROBE_LIMIT_S = 3.0
 
@@ -25,6 +25,7 @@ class Remote:
     model_id: str = ""
     loras: tuple[str, ...] = ()
     in_flight: int = 0
+    max_model_len: int | None = None
 
     @property
     def endpoint(self) -> Endpoint:
@@ -43,6 +44,7 @@ class Remote:
             created_at=self.attached_at,
             in_flight=self.in_flight,
             loras=self.loras,
+            start_facts=StartFacts(max_model_len=self.max_model_len),
         )
 
     def refusal(self, action: str) -> RemoteEngine:
@@ -57,22 +59,31 @@ class Remote:
 
     async def refresh(self) -> bool:
         """Ask the engine what it serves; True when something changed."""
-        before = (self.status, self.model_id, self.loras)
+        before = (self.status, self.model_id, self.loras, self.max_model_len)
         try:
             async with EngineHttp(self.endpoint, timeout_s=_PROBE_LIMIT_S) as http:
                 await self._read(http)
         except EngineRequestFailed:
             self.status = EngineStatus.UNREACHABLE
-        return before != (self.status, self.model_id, self.loras)
+        return before != (self.status, self.model_id, self.loras, self.max_model_len)
 
     async def _read(self, http: EngineHttp) -> None:
         models = await http.models()
         own = [m for m in models if not m.get("parent")]
         self.model_id = str(own[0]["id"]) if own else self.model_id
         self.loras = tuple(str(m["id"]) for m in models if m.get("parent"))
-        self.status = EngineStatus.READY
+        self.max_model_len = next((n for m in own if isinstance(n := m.get("max_model_len"), int)), None)
+        self.status = EngineStatus.SLEEPING if await _sleeps(http) else EngineStatus.READY
         running, waiting = await http.gauges()
         self.in_flight = running + waiting
+
+
+async def _sleeps(http: EngineHttp) -> bool:
+    """Only an engine whose dev routes are on can sleep, and only that one answers."""
+    try:
+        return await http.is_sleeping()
+    except EngineRequestFailed:
+        return False
 
 
 def new_remote(number: int, url: str, api_key: SecretStr | None, epoch: int) -> Remote:

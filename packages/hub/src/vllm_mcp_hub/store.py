@@ -55,6 +55,10 @@ class StartHistory:
         """The last starts, oldest first."""
         return tuple(self._records)
 
+    def of(self, version: str | None) -> tuple[StartRecord, ...]:
+        """Starts of that vLLM: what another version took says little. None (not known yet) takes them all."""
+        return tuple(r for r in self._records if None in (version, r.vllm_version) or r.vllm_version == version)
+
     def add(self, record: StartRecord) -> None:
         """Append a finished start. Raises OSError when the disk refuses."""
         self._records.append(record)

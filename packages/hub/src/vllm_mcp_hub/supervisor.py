@@ -224,9 +224,9 @@ class Supervisor:
 
     # -- questions --------------------------------------------------------------------------------------------------
 
-    def state(self) -> HubState:
-        """Everything the hub knows, now. Blocking: asks the devices."""
-        self.devices = read_devices(self.host_reserve_bytes) or self.devices
+    async def state(self) -> HubState:
+        """Everything the hub knows, now. Only the devices are asked in a thread: the rest changes under this loop."""
+        self.devices = await asyncio.to_thread(read_devices, self.host_reserve_bytes) or self.devices
         return HubState(
             protocol=self.protocol,
             version=__version__,

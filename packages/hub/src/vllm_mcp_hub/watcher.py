@@ -17,6 +17,7 @@ from vllm_mcp_hub.memory import measure
 from vllm_mcp_hub.record import Record
 from vllm_mcp_hub.supervisor import Supervisor
 from vllm_mcp_hub.wishes import gauge
+from vllm_mcp_protocol.engine_env import facts_dir, known_vllm_facts
 from vllm_mcp_protocol.engine_http import EngineHttp
 from vllm_mcp_protocol.errors import ErrorInfo, SuiteError
 from vllm_mcp_protocol.model import CPU, EngineStatus, Phase, StartRecord
@@ -139,11 +140,12 @@ def _keep_ready(record: Record) -> None:
 
 def _remember_start(supervisor: Supervisor, record: Record) -> None:
     per_device = None if record.measured_bytes is None else record.measured_bytes // max(1, len(record.devices))
+    known = known_vllm_facts(record.executable, facts_dir(supervisor.settings))
     finished = StartRecord(
         model_id=record.request.model_id,
         flags=record.plan.flags,
         device_kind="cpu" if record.devices == (CPU,) else "cuda",
-        vllm_version=None,
+        vllm_version=known.version if known else None,
         seconds=record.start_took_s or 0.0,
         device_bytes=per_device,
         facts=record.start_facts(),

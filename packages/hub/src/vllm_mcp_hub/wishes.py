@@ -17,9 +17,9 @@ from vllm_mcp_hub.record import Record
 from vllm_mcp_hub.remotes import new_remote
 from vllm_mcp_hub.spawn import check_port
 from vllm_mcp_hub.supervisor import Order, Supervisor
-from vllm_mcp_protocol.engine_env import facts_dir, known_vllm_facts, read_vllm_facts, require_executable
+from vllm_mcp_protocol.engine_env import VllmFacts, facts_dir, known_vllm_facts, read_vllm_facts, require_executable
 from vllm_mcp_protocol.engine_http import EngineHttp
-from vllm_mcp_protocol.errors import SuiteError, error_from_info
+from vllm_mcp_protocol.errors import SuiteError
 from vllm_mcp_protocol.model import (
     Endpoint,
     EngineStatus,
@@ -38,11 +38,15 @@ async def load(hub: Supervisor, request: LoadRequest) -> LoadGrant:
     """Plan, place and promise. The start itself goes on when this returns."""
     hub.config = await asyncio.to_thread(read_config, hub.root / "hub.toml")
     executable = await asyncio.to_thread(_executable, hub, request)
-    flags = await asyncio.to_thread(_known_flags, hub, request, executable)
+    vllm = await asyncio.to_thread(_vllm_facts, hub, request, executable)
     if request.options.port is not None:
         await asyncio.to_thread(check_port, request.options.port)
     plan = plan_start(
-        request, hub.devices, supported_flags=flags, history=hub.history.all(), cpu_count=os.cpu_count() or 1
+        request,
+        hub.devices,
+        supported_flags=vllm.flags if vllm else frozenset(),
+        history=hub.history.of(vllm.version if vllm else None),
+        cpu_count=os.cpu_count() or 1,
     )
     order = Order(request, plan, executable)
     grant = await hub.ask(lambda number: _load_event(number, order, hub.config), order=order)
@@ -63,13 +67,12 @@ def _executable(hub: Supervisor, request: LoadRequest) -> str:
     return require_executable(asked, hub.config.engine.executable, os.environ)
 
 
-def _known_flags(hub: Supervisor, request: LoadRequest, executable: str) -> frozenset[str]:
-    """The flags of this vLLM. Asking takes vLLM some 10 s the first time: only a load that names flags waits for it."""
+def _vllm_facts(hub: Supervisor, request: LoadRequest, executable: str) -> VllmFacts | None:
+    """Version and flags. Asking takes vLLM some 10 s the first time: only a load that names flags waits for it."""
     folder = facts_dir(hub.settings)
     if request.options.extra_args:
-        return read_vllm_facts(executable, folder).flags
-    known = known_vllm_facts(executable, folder)
-    return frozenset() if known is None else known.flags
+        return read_vllm_facts(executable, folder)
+    return known_vllm_facts(executable, folder)
 
 
 def _load_event(number: str, order: Order, config: HubConfig) -> ev.LoadRequested:
@@ -110,30 +113,21 @@ async def gauge(hub: Supervisor, record: Record) -> None:
 
 
 async def sleep(hub: Supervisor, engine_id: str, level: int) -> EngineView:
-    """Put to sleep and return when it sleeps. Raises the engine's error when it does not."""
+    """Have it put to sleep; a failure is shown by the engine's view."""
     if engine_id in hub.remotes:
         return await _remote_work(hub, engine_id, lambda http: sleep_verified(http, level))
     await gauge(hub, hub.record(engine_id, "put to sleep"))
     await hub.ask(lambda number: ev.SleepRequested(number, engine_id, level))
-    return await _settled(hub, engine_id)
+    return hub.view(engine_id)
 
 
 async def wake(hub: Supervisor, engine_id: str) -> EngineView:
-    """Wake, and return when it serves. Raises the engine's error when it does not."""
+    """Have it woken in its turn; a failure is shown by the engine's view."""
     if engine_id in hub.remotes:
         return await _remote_work(hub, engine_id, wake_verified)
     hub.record(engine_id, "woken")
     await hub.ask(lambda number: ev.WakeRequested(number, engine_id, time.monotonic()))
-    return await _settled(hub, engine_id)
-
-
-async def _settled(hub: Supervisor, engine_id: str) -> EngineView:
-    moving = (EngineStatus.SUSPENDING, EngineStatus.WAKE_QUEUED, EngineStatus.WAKING)
-    while (view := hub.view(engine_id)).status in moving:
-        await hub.changed()
-    if view.failure is not None:
-        raise error_from_info(view.failure)
-    return view
+    return hub.view(engine_id)
 
 
 async def load_lora(hub: Supervisor, engine_id: str, name: str, path: str) -> EngineView:
@@ -173,24 +167,9 @@ async def _remote_work(hub: Supervisor, engine_id: str, work: Callable[[EngineHt
     return remote.view()
 
 
-async def keep(hub: Supervisor, engine_id: str, pinned: bool | None, ttl_s: float | None) -> EngineView:
-    """Change an engine's pin or idle limit (0 = none)."""
-    record = hub.record(engine_id, "pinned")
-    request = record.request
-    new_pin = request.pin if pinned is None else pinned
-    new_ttl_s = request.ttl_s if ttl_s is None else (ttl_s or None)
-    record.request = request.model_copy(update={"pin": new_pin, "ttl_s": new_ttl_s})
-    await hub.tell_and_wait(ev.KeepChanged(engine_id, new_pin, new_ttl_s))
-    if record.dir.spec_path.exists():
-        await asyncio.to_thread(record.dir.write_spec, record.spec())
-    hub.bump(record)
-    return hub.view(engine_id)
-
-
 def set_model_config(hub: Supervisor, model_id: str, config: ModelConfig | None) -> None:
     """Keep request defaults of a model. Blocking."""
     hub.model_configs.set(model_id, config)
-    hub.epoch += 1
 
 
 async def attach(hub: Supervisor, url: str, api_key: str | None) -> EngineView:

@@ -56,24 +56,17 @@ class Workplace:
 
     async def _attach_remotes(self) -> None:
         """Once per hub: a hub that was restarted has to be told again."""
-        urls = self.settings.remote_endpoints()
+        remotes = self.settings.remote_engines()
         async with self._attaching:
-            if not urls or (self._attached_to is not None and self._attached_to == self.hub.hub_pid):
+            if not remotes or (self._attached_to is not None and self._attached_to == self.hub.hub_pid):
                 return
             self._attach_warnings.clear()
-            for url in urls:
+            for remote in remotes:
                 try:
-                    await self.hub.attach(url, self._key_of(url))
+                    await self.hub.attach(remote.url, remote.revealed_key)
                 except SuiteError as error:
-                    self._attach_warnings.append(f"{url} could not be attached: {error}")
+                    self._attach_warnings.append(f"{remote.url} could not be attached: {error}")
             self._attached_to = self.hub.hub_pid
-
-    def _key_of(self, url: str) -> str | None:
-        """VLLM_API_KEY belongs to the engine that VLLM_API_ENDPOINT names, and is shown to no other."""
-        named = self.settings.vllm_api_endpoint or self.settings.vllm_host
-        key = self.settings.vllm_api_key
-        is_named = bool(named) and url == self.settings.remote_endpoints()[0]
-        return key.get_secret_value() if key is not None and is_named else None
 
     async def scan(self) -> hf_cache.CacheScan:
         """Every model of the caches."""

@@ -290,9 +290,11 @@ class _Call:
 
 
 def _docstring(fn: Callable[..., Any]) -> str:
+    """The docstring with one line a paragraph: where the source breaks lines is nobody's business."""
     from inspect import getdoc
 
-    return getdoc(fn) or ""
+    paragraphs = (getdoc(fn) or "").split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
 
 def _as_refused(error: ToolError) -> SuiteError:

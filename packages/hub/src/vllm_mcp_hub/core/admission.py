@@ -9,6 +9,7 @@ from vllm_mcp_protocol.errors import (
     DeviceSettling,
     ErrorInfo,
     GpuMemoryInsufficient,
+    ModelBusy,
     ModelNotLoaded,
     NotSupported,
     TooFewDevices,
@@ -74,7 +75,7 @@ def sleep_obstacle(ledger: Ledger, engine: Engine) -> ErrorInfo | None:
             suggestion=f"unload-model {engine.name}",
         ).info
     if engine.state is not S.READY or engine.busy:
-        return not_now(engine, "is " + ("busy" if engine.state is S.READY else engine.state))
+        return _busy(engine) if engine.state is S.READY else not_now(engine, f"is {engine.state}")
     others = ledger.settling(engine.devices)
     return not_now(engine, f"shares a device with {others[0].id}, which is {others[0].state}") if others else None
 
@@ -88,6 +89,16 @@ def wake_obstacle(ledger: Ledger, engine: Engine) -> ErrorInfo | None:
         return None
     request = LoadRequested("", engine.name, len(engine.devices), extra, 0.0)
     return _no_room(ledger, request, short)
+
+
+def _busy(engine: Engine) -> ErrorInfo:
+    requests = max(engine.in_flight, len(engine.leases) + len(engine.waiting))
+    return ModelBusy(
+        f"{engine.id} ({engine.name}) is busy: {requests} requests run or wait.",
+        engine_id=engine.id,
+        in_flight=requests,
+        suggestion="call again when they have finished",
+    ).info
 
 
 def not_now(engine: Engine, why: str) -> ErrorInfo:

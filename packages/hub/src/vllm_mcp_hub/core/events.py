@@ -8,6 +8,9 @@ from vllm_mcp_protocol.model import DeviceId, EngineStatus
 EngineId = str
 RequestId = str
 
+START_LIMIT_S = 1800.0
+"""A start may take so long unless hub.toml says otherwise: 70B weights from a network disk take 10-20 minutes."""
+
 
 # -- events ---------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class LoadRequested:
     make_room: bool = False
     ttl_s: float | None = None
     pinned: bool = False
-    start_limit_s: float = 1800.0
+    start_limit_s: float = START_LIMIT_S
     model: str = ""
     """The model behind the name, when they differ: a load by the model's own id joins it too."""
     dry_run: bool = False
@@ -43,7 +46,7 @@ class Adopted:
     asleep_bytes: int | None = None
     ttl_s: float | None = None
     pinned: bool = False
-    start_limit_s: float = 1800.0
+    start_limit_s: float = START_LIMIT_S
     model: str = ""
 
 
@@ -95,6 +98,7 @@ class SleepRequested:
 @dataclass(frozen=True)
 class SleepEnded:
     engine: EngineId
+    now_s: float
     failure: ErrorInfo | None
 
 
@@ -135,20 +139,13 @@ class Gauged:
 
 
 @dataclass(frozen=True)
-class KeepChanged:
-    engine: EngineId
-    pinned: bool
-    ttl_s: float | None
-
-
-@dataclass(frozen=True)
 class Tick:
     now_s: float
 
 
 Event = (
     LoadRequested | Adopted | BecameReady | StopRequested | LeaderLost | Vanished | SpawnFailed | SleepRequested
-    | SleepEnded | WakeRequested | WakeEnded | LeaseRequested | LeaseEnded | Gauged | KeepChanged | Tick
+    | SleepEnded | WakeRequested | WakeEnded | LeaseRequested | LeaseEnded | Gauged | Tick
 )  # fmt: skip
 
 

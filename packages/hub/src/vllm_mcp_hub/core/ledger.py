@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from vllm_mcp_hub.core.events import EngineId, RequestId
+from vllm_mcp_hub.core.events import START_LIMIT_S, EngineId, RequestId
 from vllm_mcp_protocol.errors import ErrorInfo
 from vllm_mcp_protocol.model import DeviceId, EngineStatus
 
@@ -56,8 +56,9 @@ class Engine:
     asleep_bytes: int | None = None
     ttl_s: float | None = None
     pinned: bool = False
-    start_limit_s: float = 1800.0
+    start_limit_s: float = START_LIMIT_S
     started_s: float | None = None
+    asleep_since_s: float = 0.0
     adopted: bool = False
     attempts: int = 1
     in_flight: int = 0

@@ -27,7 +27,6 @@ from vllm_mcp_hub.core.events import (
     Event,
     Gauged,
     Granted,
-    KeepChanged,
     Kill,
     LeaderLost,
     LeaseEnded,
@@ -93,17 +92,14 @@ def _apply_to_engine(ledger: Ledger, engine: Engine, event: Event) -> list[Effec
             return _vanish(engine, None, failure, again=False)
         case SleepRequested(request, _, level):
             return _sleep(ledger, engine, request, level)
-        case SleepEnded(_, failure):
-            return _slept(engine, failure)
+        case SleepEnded(_, now_s, failure):
+            return _slept(engine, now_s, failure)
         case WakeRequested(request, _, now_s):
             return _wake(ledger, engine, request, now_s)
         case WakeEnded(_, now_s, failure):
             return _woken(engine, now_s, failure)
         case Gauged(_, in_flight, now_s):
             return _gauge(engine, in_flight, now_s)
-        case KeepChanged(_, pinned, ttl_s):
-            engine.pinned, engine.ttl_s = pinned, ttl_s
-            return []
         case _:
             raise IllegalTransition(f"{event} is not an engine's event")
 
@@ -188,6 +184,7 @@ def _adopt(ledger: Ledger, event: Adopted) -> list[Effect]:
         ttl_s=event.ttl_s,
         pinned=event.pinned,
         start_limit_s=event.start_limit_s,
+        asleep_since_s=event.now_s,
         started_s=event.now_s,
         adopted=True,
     )
@@ -269,10 +266,10 @@ def _sleep(ledger: Ledger, engine: Engine, request: RequestId, level: int) -> li
     return [granted, Suspend(engine.id, level)]
 
 
-def _slept(engine: Engine, failure: ErrorInfo | None) -> list[Effect]:
+def _slept(engine: Engine, now_s: float, failure: ErrorInfo | None) -> list[Effect]:
     if engine.state is not S.SUSPENDING:
         return []
-    engine.failure = failure
+    engine.failure, engine.asleep_since_s = failure, now_s
     engine.move(S.SLEEPING if failure is None else S.READY)
     return []
 
@@ -344,8 +341,10 @@ def _tick(ledger: Ledger, engine: Engine, now_s: float) -> list[Effect]:
     if engine.state is S.STARTING:
         engine.started_s = now_s if engine.started_s is None else engine.started_s
         return _check_start_limit(engine, now_s)
-    if engine.state is S.READY and _expired(engine, now_s):
+    if engine.state is S.READY and _expired(engine, engine.last_used_s, now_s):
         return _retire_idle(ledger, engine)
+    if engine.state is S.SLEEPING and _expired(engine, engine.asleep_since_s, now_s):
+        return _end(engine, STOP_GRACE_S)
     return []
 
 
@@ -361,13 +360,13 @@ def _check_start_limit(engine: Engine, now_s: float) -> list[Effect]:
     return _end(engine, FORCED_GRACE_S)
 
 
-def _expired(engine: Engine, now_s: float) -> bool:
+def _expired(engine: Engine, since_s: float, now_s: float) -> bool:
     kept = engine.pinned or engine.busy or engine.ttl_s is None
-    return not kept and now_s - engine.last_used_s >= (engine.ttl_s or 0)
+    return not kept and now_s - since_s >= (engine.ttl_s or 0)
 
 
 def _retire_idle(ledger: Ledger, engine: Engine) -> list[Effect]:
-    """Sleep where it can, because waking takes a second or two; else stop."""
+    """Sleep where it can, because waking takes a second or two, and end after as long again; else end now."""
     if engine.asleep_bytes is None:
         return _end(engine, STOP_GRACE_S)
     if ledger.settling(engine.devices):
