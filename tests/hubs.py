@@ -14,6 +14,7 @@ from typing import Any
 
 from tests.fakes.fakes import make_fake_vllm, set_knobs
 from vllm_mcp_hub.host.engine_dir import EngineDir, engine_dirs
+from vllm_mcp_hub.host.launch import stat_fields
 from vllm_mcp_hub.host.processes import Seen, observe, session_members, session_of
 from vllm_mcp_protocol import PROTOCOL
 from vllm_mcp_protocol.hub_client import Hub
@@ -86,9 +87,13 @@ class HubSite:
 
     def kill_hub(self) -> None:
         """SIGKILL the hub, and the late starters that would only exit 0 because of it."""
-        for pid in self.hub_pids():
-            _kill(pid)
-        wait_for(lambda: not self.hub_pids(), "no hub is left")
+        killed: set[int] = set()
+        while found := set(self.hub_pids()) - killed:
+            for pid in found:
+                _kill(pid)
+            killed |= found
+        # A dying process has no command line any more while its socket still answers: look at its state.
+        wait_for(lambda: not any(map(_alive, killed)), "no hub is left")
 
     def engine(self, engine_id: str) -> EngineDir:
         """Folder of an engine."""
@@ -153,6 +158,11 @@ def _is_hub(pid: int, state: Path) -> bool:
     except OSError:
         return False
     return b"vllm_mcp_hub" in command and f"VLLM_HUB_DIR={state}".encode() in env.split(b"\0")
+
+
+def _alive(pid: int) -> bool:
+    fields = stat_fields(pid)
+    return fields is not None and fields[0] not in "ZX"
 
 
 def _kill(pid: int) -> None:

@@ -18,7 +18,13 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PROTOCOL, HUB, CLI = "vllm_mcp_protocol", "vllm_mcp_hub", "vllm_mcp"
-PURE_PROTOCOL = {f"{PROTOCOL}.{name}" for name in ("units", "errors", "model", "settings")}
+PURE_PROTOCOL = {
+    f"{PROTOCOL}.{name}"
+    for name in (
+        *("units", "errors", "model", "settings", "redaction", "answers", "checkpoint_config", "request_defaults"),
+        *(f"serving.{name}" for name in ("arguments", "naming", "permissions", "rendering", "results", "schema")),
+    )
+}
 ENGINE_MODULES = {"vllm", "torch", "transformers", "safetensors", "tokenizers"}
 ENGINE_SCRIPTS = {"vllm_mcp.make_tiny_models"}
 """Files that are handed to the engine environment's own Python; ours only reads their constants."""
@@ -29,6 +35,8 @@ IMPURE = {
     *("socket", "ssl", "http", "subprocess", "signal", "ctypes", "logging", "warnings", "sys"),
 }
 IMPURE_CALLS = {"open", "print", "input", "exec", "eval", "breakpoint", "__import__"}
+VALUES = ("pydantic", "pydantic_core", "annotated_types", "pathlib.PurePath")
+"""Values that validate themselves, and paths that touch no disk."""
 CLOCK_READS = {"now", "utcnow", "today"}
 """Methods of datetime and date; the rest of that module only computes."""
 MODULES_OF = {
@@ -117,10 +125,10 @@ def _may_import(importer: str, imported: str) -> bool:
 
 def _pure_import(module: Module, name: str) -> bool:
     top = name.partition(".")[0]
+    if top in VALUES or name in VALUES:
+        return True
     if top in sys.stdlib_module_names:
         return top not in IMPURE and not name.startswith(("urllib.request", "importlib"))
-    if top == "pydantic":
-        return True  # values that validate themselves
     in_own_core = name.startswith(f"{module.top}.core.")
     return in_own_core or any(f"{name}.".startswith(f"{pure}.") for pure in PURE_PROTOCOL)
 
@@ -169,6 +177,7 @@ OURS = {PROTOCOL, HUB, CLI, "vllm_model_manager", "vllm_other"}
         ("vllm_mcp_hub.core.x", "open('x')"),
         ("vllm_mcp_hub.core.x", "import datetime\ndatetime.datetime.now()"),
         ("vllm_mcp_protocol.units", "import logging"),
+        ("vllm_mcp_protocol.serving.schema", "from pathlib import Path"),
         ("vllm_mcp_protocol.paths", "import vllm_mcp"),
         ("vllm_mcp_protocol.engine_env", "from vllm import envs"),
         ("vllm_model_manager.server", "import vllm_mcp_hub.api"),
@@ -187,6 +196,7 @@ def test_a_crossing_is_noticed(name: str, source: str) -> None:
         ("vllm_mcp_hub.core.x", "from .eviction import choose\nfrom vllm_mcp_protocol import units"),
         ("vllm_mcp_hub.supervisor", "import os, httpx2\nfrom vllm_mcp_hub.core import lifecycle"),
         ("vllm_mcp_hub.core.x", "from pydantic import BaseModel\nfrom datetime import UTC"),
+        ("vllm_mcp_protocol.serving.schema", "from pathlib import PurePath\nfrom pydantic_core import core_schema"),
         ("vllm_mcp.main", "from vllm_model_manager import server"),
         ("vllm_mcp.make_tiny_models", "import torch"),
     ],

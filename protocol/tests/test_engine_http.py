@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from pathlib import Path
@@ -89,6 +90,30 @@ async def test_nobody_listens(tmp_path: Path) -> None:
     assert "none.sock" in str(caught.value)
 
 
+async def test_a_connection_that_was_not_made_is_tried_again(
+    tmp_path: Path, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "httpcore2.connection")
+    late = tmp_path / "late.sock"
+    engine.set("/version", {"version": "0.32.0"})
+    async with EngineHttp(Endpoint(url="http://localhost", uds=str(late), served_name="m"), retries=3) as client:
+        asking = asyncio.create_task(client.version())
+        async with asyncio.timeout(10):
+            while "connect_unix_socket.failed" not in caplog.text:
+                await asyncio.sleep(0.001)
+        (tmp_path / "api.sock").rename(late)
+        assert await asking == "0.32.0"
+
+
+async def test_a_request_that_may_have_arrived_is_not_repeated(tmp_path: Path, engine: Engine) -> None:
+    endpoint = Endpoint(url="http://localhost", uds=str(tmp_path / "api.sock"), served_name="m")
+    engine.answers["/v1/chat/completions"] = b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{"
+    async with EngineHttp(endpoint, timeout_s=0.2, retries=3) as client:
+        with pytest.raises(EngineTimeout):
+            await client.chat({"messages": []})
+    assert len(engine.asked) == 1
+
+
 async def test_version_and_models(http: EngineHttp, engine: Engine) -> None:
     engine.set("/version", {"version": "0.32.0"})
     engine.set(
@@ -113,11 +138,11 @@ vllm:kv_cache_usage_perc{engine="0"} 0.5
 
 async def test_gauges_are_summed_over_replicas(http: EngineHttp, engine: Engine) -> None:
     engine.set("/metrics", METRICS.encode())
-    assert await http.gauges() == (3, 4)
+    assert (await http.use())[:2] == (3, 4)
     engine.set("/metrics", b"vllm:num_requests_running 1\nvllm:num_requests_swapped 2\n")
-    assert await http.gauges() == (1, 2)
+    assert (await http.use())[:2] == (1, 2)
     engine.set("/metrics", b"")
-    assert await http.gauges() == (0, 0)
+    assert await http.use() == (0, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +151,7 @@ async def test_gauges_are_summed_over_replicas(http: EngineHttp, engine: Engine)
 async def test_metrics_that_are_none(http: EngineHttp, engine: Engine, line: str) -> None:
     engine.set("/metrics", line.encode())
     with pytest.raises(EngineRequestFailed):
-        await http.gauges()
+        await http.use()
 
 
 async def test_sleep_wake_and_adapters(http: EngineHttp, engine: Engine) -> None:
@@ -203,7 +228,7 @@ async def test_answers_that_are_no_object(http: EngineHttp, engine: Engine, body
 async def test_answers_without_end_are_cut_off(http: EngineHttp, engine: Engine) -> None:
     engine.set("/metrics", b"x" * (MAX_CONTROL_BYTES + 1))
     with pytest.raises(EngineRequestFailed, match="larger than 4 MiB"):
-        await http.gauges()
+        await http.use()
 
 
 async def test_an_engine_that_says_nothing(tmp_path: Path, engine: Engine) -> None:

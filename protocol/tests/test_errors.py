@@ -43,3 +43,17 @@ def test_details_carry_the_suggestion() -> None:
         "message": "full",
         "details": {"holders": ["e3"], "suggestion": "unload-model e3"},
     }
+
+
+def test_more_details_leave_the_error_what_it_is() -> None:
+    first = GpuMemoryInsufficient("full", holders=["e3"], suggestion="wait")
+    second = first.with_details("full indeed", suggestion="unload-model e3", state="as before")
+    assert type(second) is GpuMemoryInsufficient
+    assert (second.info.message, second.args) == ("full indeed", ("full indeed",))
+    assert second.info.details == {"holders": ["e3"], "suggestion": "unload-model e3", "state": "as before"}
+    assert (first.with_details().info, first.info.suggestion) == (first.info, "wait")
+
+
+def test_more_details_keep_a_code_that_is_not_known_here() -> None:
+    received = error_from_info(ErrorInfo(code="FROM_THE_FUTURE", message="new trouble"))
+    assert received.with_details(engine_id="e1").info.code == "FROM_THE_FUTURE"

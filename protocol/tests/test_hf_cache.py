@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vllm_mcp_protocol.checkpoint_config import context_window, kv_bytes_per_token
 from vllm_mcp_protocol.hf_cache import CONFIG_LIMIT_BYTES, find, scan
 from vllm_mcp_protocol.model import ModelFacts
-from vllm_mcp_protocol.model_config import context_window, kv_bytes_per_token
 
 COMMIT = "a" * 40
 LLAMA: dict[str, Any] = {

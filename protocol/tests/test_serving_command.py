@@ -8,7 +8,8 @@ import pytest
 
 from tests.fakes.toy_client import ROOT, TOY_COMMAND, server_env
 from tests.fakes.toy_server import TOY
-from vllm_mcp_protocol.serving.description import ServerDescription
+from vllm_mcp_protocol.serving.description import EnvVar, ServerDescription
+from vllm_mcp_protocol.settings import Settings
 
 
 def command(*words: str, **env: str) -> "subprocess.CompletedProcess[str]":
@@ -48,6 +49,17 @@ def test_help_shows_how_to_call_a_tool() -> None:
     assert done.returncode == 0
     assert "call TOOL" in done.stdout
     assert "exit codes" in done.stdout
+    assert "environment:\n  LOG_LEVEL  What is written to stderr [WARNING]\n" in done.stdout
+
+
+def test_a_variable_is_described_where_it_is_read() -> None:
+    port, key, read_only = EnvVar("VLLM_TIMEOUT"), EnvVar("VLLM_API_KEY"), EnvVar("VLLM_MCP_READ_ONLY")
+    assert port.description == Settings.model_fields["vllm_timeout"].description
+    assert [(v.default, v.secret) for v in (port, key, read_only)] == [("120000", False), ("", True), ("false", False)]
+    own = EnvVar("NOT_A_SETTING", "Of its own")
+    assert (own.description, own.default, own.secret) == ("Of its own", "", False)
+    with pytest.raises(KeyError):
+        EnvVar("NOT_A_SETTING").description  # noqa: B018
 
 
 def test_tools_are_listed_with_their_parameters() -> None:

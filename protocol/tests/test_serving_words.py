@@ -6,9 +6,9 @@ import pytest
 
 from tests.fakes.toy_tools import build_server
 from vllm_mcp_protocol.errors import BadInput, ErrorInfo, UnknownArgument
+from vllm_mcp_protocol.redaction import redacted, shown
 from vllm_mcp_protocol.serving.arguments import allowed
 from vllm_mcp_protocol.serving.calling import ToolAnswer, exit_code, parse_tool_arguments
-from vllm_mcp_protocol.serving.redaction import redacted, shown
 from vllm_mcp_protocol.serving.rendering import render, render_error
 from vllm_mcp_protocol.settings import Settings
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from vllm_mcp.status import hub_runs
+from vllm_mcp_protocol.paths import hub_runs
 
 LIMIT_S = 120
 """Far above anything that these commands take; a command that hangs fails its test instead of the run."""

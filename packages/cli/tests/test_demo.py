@@ -16,7 +16,7 @@ from packages.cli.tests.conftest import Cli, make_model
 
 from tests.fakes.fakes import make_fake_vllm
 from vllm_mcp.demo_scenes import Choice, DemoSetting, info_lines, server_environment
-from vllm_mcp.demo_stream import MAX_TOKENS, Tally
+from vllm_mcp.demo_stream import MAX_TOKENS
 from vllm_mcp.descendants import Process
 from vllm_mcp_protocol.engine_env import require_executable
 from vllm_mcp_protocol.settings import Settings
@@ -214,19 +214,6 @@ def test_the_users_settings_do_not_change_the_demo(tmp_path: Path) -> None:
         "HF_HOME": "/h",
         "HF_HUB_OFFLINE": "1",
     }
-
-
-def test_a_stream_is_counted() -> None:
-    tally = Tally(began_s=10.0)
-    chunks: list[dict[str, Any]] = [
-        {"choices": [{"delta": {"role": "assistant", "content": ""}}]},
-        {"choices": [{"delta": {"content": "a"}}]},
-        {"choices": [{"delta": {"content": "b"}}]},
-        {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 5}},
-    ]
-    words = [tally.add(chunk, 10.5 + index) for index, chunk in enumerate(chunks)]
-    assert words == ["", "a", "b", ""]
-    assert (tally.text, tally.pieces, tally.ttft_ms, tally.tokens_per_second) == ("ab", 2, 1500.0, 4.0)
 
 
 def test_figures_that_are_not_known_are_not_shown() -> None:

@@ -97,10 +97,12 @@ def test_secrets_are_never_shown(cli: Cli) -> None:
     assert "set in the environment" in done.stdout
 
 
-def test_a_broken_hub_toml_blocks(cli: Cli) -> None:
+@pytest.mark.parametrize("text", ["[engine\n", "[engine]\nexecutables = '/x'\n", "idle_exit_s = 'soon'\n"])
+def test_what_the_hub_could_not_read_blocks(cli: Cli, text: str) -> None:
     cli.state.mkdir()
-    (cli.state / "hub.toml").write_text("[engine\n")
-    (finding,) = checks(cli)["vllm"]
+    (cli.state / "hub.toml").write_text(text)
+    (finding,) = checks(cli)["hub.toml"]
+    assert finding["level"] == "blocking"
     assert str(cli.state / "hub.toml") in finding["message"]
 
 

@@ -234,7 +234,7 @@ def test_remember_keeps_everything_else_in_the_file(tmp_path: Path) -> None:
     assert [entry.name for entry in path.parent.iterdir()] == ["hub.toml"]
 
 
-@pytest.mark.parametrize("text", ["= 1", "engine = 5\n"])
+@pytest.mark.parametrize("text", ["= 1", "engine = 5\n", "[engine]\nexecutables = '/x'\n"])
 def test_remember_refuses_a_file_that_it_would_destroy(tmp_path: Path, text: str) -> None:
     path = tmp_path / "hub.toml"
     path.write_text(text)

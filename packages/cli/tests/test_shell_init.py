@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from vllm_mcp.shell_init import SHELLS, quote_fish, shell_init
+from vllm_mcp.shell_init import quote_fish, shell_init
 
+SHELLS = ("bash", "zsh", "fish")
 AWKWARD = 'it\'s a "folder" $HOME `x` \\n'
 
 

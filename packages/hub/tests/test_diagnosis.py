@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllm_mcp_hub.core.causes import CAUSES
-from vllm_mcp_hub.core.diagnosis import MAX_CAUSE_CHARS, diagnose, redact
+from vllm_mcp_hub.core.diagnosis import MAX_CAUSE_CHARS, diagnose
 from vllm_mcp_hub.core.retry import smaller_request
 from vllm_mcp_protocol.errors import ErrorInfo, error_classes
 from vllm_mcp_protocol.model import LoadRequest, ModelFacts
+from vllm_mcp_protocol.redaction import redact_text
 
 RECORDED = Path(__file__).parent / "data" / "failures"
 
@@ -283,7 +284,7 @@ SECRETS = ("hf_abcdefghijklmnopqrst", "sk-abcdefghijklmnop", "ghp_abcdefghijklmn
 def test_no_secret_is_repeated(secret: str) -> None:
     for text in (f"ValueError: bad token {secret}!", f"OSError: header 'Authorization: Bearer {secret}' refused"):
         assert secret not in found(f"{OUT}{text}{END}").model_dump_json()
-    assert "plain-key" not in redact("args: {'api_key': ['plain-key'], 'port': 1} Bearer plain-key")
+    assert "plain-key" not in redact_text("args: {'api_key': ['plain-key'], 'port': 1} Bearer plain-key")
 
 
 LINES = st.text(st.characters(codec="utf-8"), max_size=200) | st.sampled_from(

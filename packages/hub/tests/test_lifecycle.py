@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from vllm_mcp_hub.core.events import (
     Adopted,
     BecameReady,
+    DevicesSeen,
     Effect,
     Event,
     Gauged,
@@ -177,10 +178,10 @@ class HubMachine(RuleBasedStateMachine):
         self.go(StopRequested(self.pick(data, LIVE), force))
 
     @precondition(lambda self: self.any_in(*(LIVE - {S.QUEUED})))
-    @rule(data=st.data(), lost=st.booleans())
-    def die(self, data: Any, lost: bool) -> None:
+    @rule(data=st.data(), lost=st.booleans(), again=st.booleans())
+    def die(self, data: Any, lost: bool, again: bool) -> None:
         engine = self.pick(data, LIVE - {S.QUEUED})
-        self.go(LeaderLost(engine, FAILURE) if lost else Vanished(engine, 0, FAILURE))
+        self.go(LeaderLost(engine, FAILURE, again) if lost else Vanished(engine, 0, FAILURE))
 
     @precondition(lambda self: self.any_in(S.READY))
     @rule(data=st.data(), in_flight=st.sampled_from([0, 0, 3]), sleep=st.booleans())
@@ -351,3 +352,70 @@ def test_a_busy_engine_is_not_put_to_sleep_and_says_so() -> None:
     [refused] = step(ledger, SleepRequested("s1", a))
     assert isinstance(refused, Refused)
     assert (refused.error.code, refused.error.details["in_flight"]) == ("MODEL_BUSY", 2)
+
+
+def test_a_second_try_waits_for_orphans_and_keeps_its_promise() -> None:
+    ledger = Ledger({"0": 80})
+    load(ledger, "a", 80)
+    [kill] = step(ledger, LeaderLost("e1", FAILURE, again=True))
+    assert isinstance(kill, Kill)
+    [refused] = load(ledger, "b", 1)
+    assert isinstance(refused, Refused), "the memory stays promised to the second try"
+    assert step(ledger, Vanished("e1", 1, FAILURE)) == [Spawn("e1")]
+    assert ledger.engines["e1"].attempts == 2
+
+
+def test_a_stop_cancels_the_second_try() -> None:
+    ledger = Ledger({"0": 80})
+    load(ledger, "a", 80)
+    step(ledger, LeaderLost("e1", FAILURE, again=True))
+    step(ledger, StopRequested("e1"))
+    step(ledger, Vanished("e1", 1, FAILURE))
+    assert ledger.engines["e1"].state is S.STOPPED
+
+
+def test_a_failed_sleep_is_told_and_forgotten() -> None:
+    ledger = Ledger({"0": 80})
+    a = ready(ledger, "a", 80, asleep_bytes=5, ttl_s=1.0)
+    step(ledger, SleepRequested("s1", a))
+    step(ledger, SleepEnded(a, 1.0, FAILURE))
+    assert (ledger.engines[a].state, ledger.engines[a].failure) == (S.READY, FAILURE)
+    [kill] = step(ledger, Tick(5.0))
+    assert isinstance(kill, Kill), "an idle engine that cannot sleep is ended, not asked for ever"
+    step(ledger, Vanished(a, 0))
+    assert ledger.engines[a].failure is None
+
+
+def test_a_port_is_given_once() -> None:
+    ledger = Ledger({"0": 80})
+    load(ledger, "a", 20, port=8000)
+    [refused] = load(ledger, "b", 20, port=8000)
+    assert isinstance(refused, Refused)
+    assert (refused.error.code, refused.error.details["holder"]) == ("PORT_IN_USE", "e1")
+    [joined] = load(ledger, "a", 20, port=8000)
+    assert isinstance(joined, Granted)
+
+
+def test_devices_may_come_and_go() -> None:
+    ledger = Ledger({"cpu": 100})
+    ready(ledger, "a", 60)
+    step(ledger, DevicesSeen({"0": 80}))
+    ledger.check()
+    [granted, _] = load(ledger, "b", 80)
+    assert isinstance(granted, Granted)
+    assert granted.devices == ("0",), "nothing new goes to a device that is gone"
+
+
+def test_work_between_two_looks_counts_as_use() -> None:
+    ledger = Ledger({"0": 80})
+    a = ready(ledger, "a", 80, ttl_s=10.0)
+    step(ledger, Gauged(a, 0, 9.0, used=True))
+    assert step(ledger, Tick(18.0)) == []
+    assert step(ledger, Tick(19.0)) == [Kill(a, 20.0)]
+
+
+def test_news_of_a_forgotten_engine_changes_nothing() -> None:
+    ledger = Ledger({"0": 80})
+    assert step(ledger, Vanished("e9", 0)) == []
+    [refused] = step(ledger, WakeRequested("w1", "e9", 0.0))
+    assert isinstance(refused, Refused)

@@ -1,14 +1,15 @@
 """hub.toml, models.json, starts.jsonl: read whole, written whole, and never a reason for the hub not to start."""
 
+import json
 from pathlib import Path
 
 import pytest
 
-from vllm_mcp_hub.config import HubConfig, read_config
 from vllm_mcp_hub.core.retry import smaller_request
 from vllm_mcp_hub.memory import check_free_memory
 from vllm_mcp_hub.store import ModelConfigs, StartHistory
 from vllm_mcp_protocol.errors import ErrorInfo, GpuMemoryHeld, SettingError
+from vllm_mcp_protocol.hub_config import HubConfig, read_config
 from vllm_mcp_protocol.model import Device, Holder, LoadOptions, LoadRequest, ModelConfig, ModelFacts, Need, StartRecord
 from vllm_mcp_protocol.units import GIB
 
@@ -58,11 +59,21 @@ def test_model_configs_outlive_the_hub_and_are_forgotten_on_wish(tmp_path: Path)
     assert ModelConfigs(path).all() == {}
 
 
-def test_an_unreadable_models_json_is_put_aside_not_lost(tmp_path: Path) -> None:
+def test_an_entry_of_another_version_is_kept_and_the_others_work(tmp_path: Path) -> None:
     path = tmp_path / "models.json"
-    path.write_text('{"a/b": {"temperature": 99}}')
+    path.write_text('{"old/one": {"temperature": 0.5}, "new/one": {"temperature": 0.5, "invented_later": 1}}')
+    configs = ModelConfigs(path)
+    assert configs.all() == {"old/one": ModelConfig(temperature=0.5)}
+    configs.set("third/one", ModelConfig(top_p=0.9))
+    assert json.loads(path.read_text())["new/one"] == {"temperature": 0.5, "invented_later": 1}
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "7"])
+def test_an_unreadable_models_json_is_put_aside_not_lost(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "models.json"
+    path.write_text(text)
     assert ModelConfigs(path).all() == {}
-    assert path.with_suffix(".unreadable").exists()
+    assert path.with_suffix(".unreadable").read_text() == text
 
 
 def test_starts_are_remembered_and_a_cut_line_costs_one(tmp_path: Path) -> None:
@@ -72,7 +83,10 @@ def test_starts_are_remembered_and_a_cut_line_costs_one(tmp_path: Path) -> None:
     history.add(start("b", 2.0))
     with open(path, "a") as file:
         file.write('{"model_id": "c", "fla')
-    assert [record.model_id for record in StartHistory(path).all()] == ["a", "b"]
+    again = StartHistory(path)
+    assert [record.model_id for record in again.all()] == ["a", "b"]
+    again.add(start("d", 3.0))
+    assert [record.model_id for record in StartHistory(path).all()] == ["a", "b", "d"]
 
 
 def test_the_history_is_bounded(tmp_path: Path) -> None:

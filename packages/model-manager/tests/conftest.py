@@ -128,6 +128,7 @@ def shared_site() -> Iterator[HubSite]:
     cache = Path(site.env["HF_HOME"]) / "hub"
     for name in ("org/llama", "org/second", "org/third"):
         add_model(cache, name, LLAMA)
+    add_model(cache, "org/long", LLAMA | {"max_position_embeddings": 8192})
     add_model(cache, "org/plain", LLAMA, template=False)
     add_model(cache, "org/bert", BERT, template=False)
     add_model(cache, "org/partial", LLAMA, weights=False)

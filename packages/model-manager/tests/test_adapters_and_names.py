@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from vllm_mcp_protocol.errors import BadInput, EngineDied, ModelNotLoaded, NotSupported
 from vllm_mcp_protocol.model import EngineStatus, EngineView, HubState, LoadOptions
 from vllm_model_manager.core.adapters import check_adapter, max_rank
-from vllm_model_manager.core.files import weights_bytes
 from vllm_model_manager.core.finding import (
     check_model_id,
     closest,
@@ -20,6 +19,7 @@ from vllm_model_manager.core.finding import (
 )
 from vllm_model_manager.core.probe import compare
 from vllm_model_manager.core.reporting import log_excerpt, start_message, start_total_s
+from vllm_model_manager.repository import weights_bytes
 
 S = EngineStatus
 
@@ -158,6 +158,7 @@ def test_progress_never_claims_to_be_done(elapsed: float | None, estimated: floa
 
 def test_only_the_weights_that_vllm_would_download_count() -> None:
     assert weights_bytes({"a.safetensors": 3, "b.safetensors": 4, "a.bin": 9, "original/x.safetensors": 5}) == 7
-    assert weights_bytes({"a.bin": 9}) == 9
+    assert weights_bytes({"a.bin": 9, "training_args.bin": 1}) == 9
+    assert weights_bytes({"a.pth": 4, "b.gguf": 9}) == 4
     assert weights_bytes({"a.safetensors": None}) is None
     assert weights_bytes({"README.md": 1}) is None

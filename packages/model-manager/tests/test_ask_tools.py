@@ -1,6 +1,7 @@
 """generate-text, load-lora and unload-lora through a real hub."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import anyio
 import pytest
 
 from tests.hubs import HubSite
+from vllm_model_manager.core.generation import TEXT_LIMIT_BYTES
 
 pytestmark = pytest.mark.anyio
 
@@ -57,11 +59,24 @@ async def test_a_sleeping_model_is_woken_by_a_question(modern: Any) -> None:
     assert (await modern.rows())["org/llama"]["status"] == "loaded"
 
 
+async def test_a_read_only_server_does_not_wake_a_sleeping_model(modern: Any, new_desk: Callable[..., Any]) -> None:
+    await modern.call("load-model", model_id="org/llama")
+    async with new_desk().open(variables={"VLLM_MCP_READ_ONLY": "true"}) as reader:
+        assert (await reader.call("generate-text", prompt="x"))["text"]
+        await modern.call("sleep-model", model_id="org/llama", verify=False)
+        error = await reader.fail("generate-text", "TOOL_NOT_ALLOWED", prompt="x")
+        assert "VLLM_MCP_READ_ONLY" in error["message"]
+        assert (await reader.rows())["org/llama"]["status"] == "sleeping"
+
+
 async def test_a_long_answer_is_cut_and_says_so(modern: Any, site: HubSite) -> None:
     site.set_knobs(answer_tokens=6000)
-    await modern.call("load-model", model_id="org/llama", max_model_len=1024)
-    answer = await modern.call("generate-text", prompt="x", max_tokens=1000)
-    assert answer["usage"]["completion_tokens"] == 1000
+    await modern.call("load-model", model_id="org/long", max_model_len=8192)
+    words = 4000
+    answer = await modern.call("generate-text", prompt="x", max_tokens=words)
+    assert answer["usage"]["completion_tokens"] == words, "the model's answer itself was not cut"
+    assert answer["truncated"] is True
+    assert TEXT_LIMIT_BYTES - 4 < len(answer["text"].encode()) <= TEXT_LIMIT_BYTES
     assert len(json.dumps(answer)) < 20_000
 
 
@@ -88,7 +103,8 @@ async def test_an_engine_that_dies_on_a_question_is_an_error(modern: Any, site: 
     site.set_knobs(die_on_first_request="SIGILL")
     await modern.call("load-model", model_id="org/llama")
     failed, payload = await modern.answer("generate-text", prompt="x")
-    assert failed or payload["finish_reason"] is None
+    assert failed
+    assert payload["error"]["code"] in ("ENGINE_REQUEST_FAILED", "ENGINE_UNREACHABLE")
     await modern.until("org/llama", "error")
 
 

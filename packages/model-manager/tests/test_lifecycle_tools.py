@@ -132,6 +132,29 @@ async def test_sleep_frees_memory_and_wake_verifies_the_answer(desk: Any) -> Non
     assert (again["verified"], again["reason"]) == (None, "it was awake already")
 
 
+async def test_a_wait_of_no_seconds_answers_truthfully_and_the_work_goes_on(desk: Any) -> None:
+    engine = (await desk.call("load-model", model_id="org/llama"))["engine_id"]
+    going = await desk.call("sleep-model", model_id="org/llama", wait_seconds=0)
+    assert (going["status"], going["engine_id"]) in {("going_to_sleep", engine), ("sleeping", engine)}
+    await desk.until("org/llama", "sleeping")
+    assert (await desk.call("sleep-model", model_id="org/llama"))["status"] == "sleeping"
+    waking = await desk.call("wake-model", model_id="org/llama", wait_seconds=0)
+    assert (waking["status"], waking["engine_id"]) in {("waking", engine), ("loaded", engine)}
+    assert (waking["verified"] is True) == (waking["status"] == "loaded")
+    await desk.until("org/llama", "loaded")
+    later = await desk.call("wake-model", model_id="org/llama")
+    assert later["verified"] is (True if waking["status"] == "waking" else None), later["reason"]
+
+
+async def test_an_engine_that_cannot_be_woken_is_ended_and_said(modern: Any, site: HubSite) -> None:
+    engine = (await modern.call("load-model", model_id="org/llama"))["engine_id"]
+    await modern.call("sleep-model", model_id="org/llama", verify=False)
+    (site.engine(engine).path / "api.sock").unlink()
+    error = await modern.fail("wake-model", "ENGINE_UNREACHABLE", model_id="org/llama")
+    assert error["details"]["engine_id"] == engine
+    assert (await modern.until("org/llama", "error"))["engine_id"] == engine
+
+
 async def test_without_an_answer_from_before_nothing_is_claimed(modern: Any) -> None:
     await modern.call("load-model", model_id="org/llama")
     await modern.call("sleep-model", model_id="org/llama", verify=False)
@@ -143,7 +166,7 @@ async def test_without_an_answer_from_before_nothing_is_claimed(modern: Any) -> 
 async def test_a_sleep_that_is_a_lie_is_found_out(modern: Any, site: HubSite) -> None:
     site.set_knobs(sleep_is_a_lie=True)
     await modern.call("load-model", model_id="org/llama")
-    await modern.fail("sleep-model", "ENGINE_START_FAILED", model_id="org/llama")
+    await modern.fail("sleep-model", "ENGINE_SLEEP_FAILED", model_id="org/llama")
     assert (await modern.rows())["org/llama"]["status"] == "loaded"
 
 
@@ -151,7 +174,7 @@ async def test_a_busy_model_is_not_put_to_sleep(modern: Any, site: HubSite) -> N
     site.set_knobs(slow_stream_s=1, answer_tokens=4)
     await modern.call("load-model", model_id="org/llama")
     async with busy(modern):
-        await modern.fail("sleep-model", "DEVICE_SETTLING", model_id="org/llama", verify=False)
+        await modern.fail("sleep-model", "MODEL_BUSY", model_id="org/llama", verify=False)
 
 
 async def test_an_engine_with_a_port_of_its_own_cannot_sleep(modern: Any, unused_port: int) -> None:

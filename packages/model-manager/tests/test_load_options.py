@@ -7,9 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllm_mcp_protocol.errors import ConflictingFlags
-from vllm_mcp_protocol.model import EngineStatus, EngineView, LoadOptions, ModelFacts, StartFacts
+from vllm_mcp_protocol.model import EngineStatus, EngineView, LoadOptions, ModelConfig, ModelFacts, StartFacts
+from vllm_mcp_protocol.serving.schema import input_schema
 from vllm_mcp_protocol.settings import Settings
 from vllm_model_manager.core.options import differences, fill
+from vllm_model_manager.parameters import load_options
+from vllm_model_manager.server import build_server
 
 DEFAULTS: dict[str, tuple[str, str, Any]] = {
     "tensor_parallel_size": ("VLLM_TENSOR_PARALLEL_SIZE", "2", 2),
@@ -129,3 +132,33 @@ def test_the_context_window_that_vllm_chose_counts_as_given() -> None:
     present = running(LoadOptions(), start_facts=StartFacts(max_model_len=1024))
     assert differences(LoadOptions(max_model_len=1024), present) == ()
     assert "with 1024" in differences(LoadOptions(max_model_len=2048), present)[0]
+
+
+# -- the tools' parameters
+
+
+def schema_of(tool: str) -> dict[str, Any]:
+    built = build_server(Settings.from_environment({}))
+    return dict(built.registered_tools[tool].input_schema["properties"])
+
+
+def bounds(schema: dict[str, Any]) -> dict[str, Any]:
+    """What a parameter may be; the items of lists have closer bounds of their own in the tools."""
+    return {name: value for name, value in schema.items() if name not in ("description", "default", "items")}
+
+
+@pytest.mark.parametrize("tool", ["load-model", "switch-model"])
+def test_a_load_has_every_option_with_the_bounds_of_the_model(tool: str) -> None:
+    ours, model = schema_of(tool), input_schema(LoadOptions.model_fields)["properties"]
+    assert {name: bounds(ours[name]) for name in model} == {name: bounds(part) for name, part in model.items()}
+
+
+def test_request_defaults_have_the_bounds_of_the_model() -> None:
+    ours, model = schema_of("set-model-config"), input_schema(ModelConfig.model_fields)["properties"]
+    assert {name: bounds(ours[name]) for name in model} == {name: bounds(part) for name, part in model.items()}
+
+
+@given(asked=asked_options)
+def test_the_options_of_a_call_are_those_of_its_arguments(asked: LoadOptions) -> None:
+    arguments = {**asked.model_dump(), "model_id": "m", "extra_args": None, "ctx": object()}
+    assert load_options(arguments) == asked

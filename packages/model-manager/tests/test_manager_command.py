@@ -15,6 +15,7 @@ from mcp import Client, StdioServerParameters
 from tests.hubs import HubSite, wait_for
 from vllm_mcp_protocol.model import EngineStatus, EngineView
 from vllm_model_manager import __version__
+from vllm_model_manager.description import DESCRIPTION
 
 pytestmark = pytest.mark.anyio
 
@@ -132,6 +133,15 @@ async def test_a_cancelled_load_is_stopped(site: HubSite, mode: str) -> None:
     client.send({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}})
     await to_thread.run_sync(wait_for, lambda: site.living() == [], "the cancelled engine is gone")
     client.close()
+
+
+def test_help_lists_every_variable_with_its_meaning() -> None:
+    command = [sys.executable, "-m", "vllm_model_manager", "--help"]
+    done = subprocess.run(command, env={"PYTHONPATH": ":".join(sys.path)}, capture_output=True, text=True)
+    lines = dict(line.split(maxsplit=1) for line in done.stdout.partition("environment:\n")[2].splitlines() if line)
+    for variable in DESCRIPTION.environment:
+        assert lines[variable.name].startswith(variable.description), variable.name
+    assert lines["VLLM_TIMEOUT"].endswith("[120000]")
 
 
 def test_the_version_is_told_without_importing_the_sdk() -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from vllm_mcp_protocol.errors import BadInput, ModelNotLoaded, RemoteEngine, SuiteError
 from vllm_mcp_protocol.model import EngineStatus, EngineView, HubState
-from vllm_model_manager.core.switching import plan_switch
+from vllm_model_manager.core.switch_plan import plan_switch
 
 S = EngineStatus
 

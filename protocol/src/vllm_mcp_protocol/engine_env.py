@@ -14,7 +14,6 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,7 +21,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from vllm_mcp_protocol.errors import VllmNotInstalled
+from vllm_mcp_protocol.errors import DiskFull, VllmNotInstalled
+from vllm_mcp_protocol.files import write_atomic
 from vllm_mcp_protocol.paths import managed_engine_root
 from vllm_mcp_protocol.settings import Settings
 
@@ -233,11 +233,6 @@ def _write_record(record: Path, facts: VllmFacts) -> None:
     content = json.dumps(facts.model_dump() | {"flags": sorted(facts.flags)}, indent=1)
     try:
         record.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle, name = tempfile.mkstemp(dir=record.parent, prefix=".vllm-")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, record)
-    except OSError as error:
+        write_atomic(record, content.encode())
+    except (OSError, DiskFull) as error:
         log.warning("the facts of vLLM could not be kept in %s: %s", record, error)

@@ -9,7 +9,7 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import httpx2
 
@@ -34,20 +34,42 @@ _WAITING = frozenset({"vllm:num_requests_waiting", "vllm:num_requests_swapped"})
 """Gauges across versions; 0.32 also splits waiting by reason, which is not added again."""
 
 
+_WORK = frozenset({"vllm:request_success_total", "vllm:generation_tokens_total", "vllm:prompt_tokens_total"})
+"""Counters that move with every request, however short."""
+
+
+class Use(NamedTuple):
+    """What an engine has to do, by its own count."""
+
+    running: int
+    waiting: int
+    work_done: int
+    """Finished requests and tokens since its start, added up: when it moves, the engine is in use."""
+
+    @property
+    def in_flight(self) -> int:
+        return self.running + self.waiting
+
+
 class EngineHttp:
     """A client of one engine; an async context manager.
 
     `timeout_s` bounds each wait for the engine to send something (for a stream: between two chunks).
+    `retries` repeats a connection that was not made (at once, after 0.5 s, 1 s, 2 s, …), never a request that may
+    have reached the engine.
     Every method raises EngineUnreachable, EngineTimeout, or EngineRequestFailed with `status` in its details.
     """
 
-    def __init__(self, endpoint: Endpoint, timeout_s: float = 600.0) -> None:
+    def __init__(self, endpoint: Endpoint, timeout_s: float = 600.0, *, retries: int = 0) -> None:
         self._endpoint = endpoint
         self._timeout_s = timeout_s
         key = endpoint.api_key.get_secret_value() if endpoint.api_key is not None else ""
         self._client = httpx2.AsyncClient(
             base_url=endpoint.url,
-            transport=httpx2.AsyncHTTPTransport(uds=endpoint.uds, trust_env=False),
+            # Loading the CA certificates takes 50 ms, and only https needs them.
+            transport=httpx2.AsyncHTTPTransport(
+                uds=endpoint.uds, trust_env=False, retries=retries, verify=endpoint.url.startswith("https:")
+            ),
             headers={"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {key}"} if key else {}),
             timeout=httpx2.Timeout(timeout_s, connect=min(timeout_s, CONTROL_TIMEOUT_S)),
             follow_redirects=False,
@@ -87,10 +109,10 @@ class EngineHttp:
         data = _object(await self._control("GET", "/v1/models")).get("data")
         return [entry for entry in data if isinstance(entry, dict)] if isinstance(data, list) else []
 
-    async def gauges(self) -> tuple[int, int]:
-        """(running, waiting) requests, over all models and replicas."""
+    async def use(self) -> Use:
+        """How much it has to do, over all models and replicas."""
         text = (await self._control("GET", "/metrics")).decode(errors="replace")
-        return _sum_of(text, _RUNNING), _sum_of(text, _WAITING)
+        return Use(_sum_of(text, _RUNNING), _sum_of(text, _WAITING), _sum_of(text, _WORK))
 
     async def is_sleeping(self) -> bool:
         """What the engine itself says; its dev routes must be on."""

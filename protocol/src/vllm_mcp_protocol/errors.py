@@ -16,7 +16,7 @@ A message names the thing, the value, the limit and who holds it; `suggestion` i
 """
 
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -46,6 +46,13 @@ class SuiteError(Exception):
         if suggestion:
             details["suggestion"] = suggestion
         self.info = ErrorInfo(code=self.code, message=message, details=details)
+
+    def with_details(self, message: str | None = None, **details: Any) -> Self:
+        """The same error with more (or other) details, and with another message where one is given."""
+        text = self.info.message if message is None else message
+        error = type(self)(text)
+        error.info = ErrorInfo(code=self.info.code, message=text, details={**self.info.details, **details})
+        return error
 
     def __str__(self) -> str:
         suggestion = self.info.suggestion

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vllm_mcp_protocol import model_config
+from vllm_mcp_protocol import checkpoint_config
 from vllm_mcp_protocol.model import ModelFacts
 from vllm_mcp_protocol.units import MIB, format_bytes
 
@@ -215,13 +215,13 @@ def _facts(folder: _Folder) -> ModelFacts:
         revision=folder.revision,
         complete=complete and any(name in folder.files for name in (*_CONFIGS, *_ggufs(weights))),
         weights_bytes=_total_bytes(folder.files[name] for name in weights if name in folder.files),
-        architectures=model_config.architectures(config),
-        model_type=model_config.short_text(config.get("model_type")),
-        dtype=model_config.dtype(config),
-        context_window=model_config.context_window(config, tokenizer.get("model_max_length")),
-        attention_heads=model_config.attention_heads(config),
-        kv_bytes_per_token=model_config.kv_bytes_per_token(config),
-        quantization=model_config.quantization(config),
+        architectures=checkpoint_config.architectures(config),
+        model_type=checkpoint_config.short_text(config.get("model_type")),
+        dtype=checkpoint_config.dtype(config),
+        context_window=checkpoint_config.context_window(config, tokenizer.get("model_max_length")),
+        attention_heads=checkpoint_config.attention_heads(config),
+        kv_bytes_per_token=checkpoint_config.kv_bytes_per_token(config),
+        quantization=checkpoint_config.quantization(config),
         is_adapter=_is_adapter(folder, weights),
         has_chat_template=_has_chat_template(folder, tokenizer),
     )
@@ -240,17 +240,23 @@ def _weights(folder: _Folder) -> tuple[tuple[str, ...], bool]:
             if missing:
                 folder.warn(f"{len(missing)} of {len(shards)} weight files are missing: {missing[0]}, …")
             return shards, not missing
-    names = [name for name in folder.files if name not in _NOT_WEIGHTS]
+    found = weight_names(folder.files)
+    return found, bool(found) and all(_siblings(name) <= set(found) for name in found)
+
+
+def weight_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Those of a repository's file names that vLLM loads as weights where no index says it: one kind, at the top."""
+    candidates = [name for name in names if "/" not in name and name not in _NOT_WEIGHTS]
     for kind in _WEIGHT_KINDS:
-        if found := tuple(sorted(name for name in names if name.endswith(kind))):
-            return found, all(_siblings(name) <= set(found) for name in found)
-    return (), False
+        if found := sorted(name for name in candidates if name.endswith(kind)):
+            return tuple(found)
+    return ()
 
 
 def _shards(index: Mapping[str, Any]) -> tuple[str, ...]:
     weight_map = index.get("weight_map")
     names = weight_map.values() if isinstance(weight_map, dict) else ()
-    return tuple(sorted({text for name in names if (text := model_config.short_text(name))}))
+    return tuple(sorted({text for name in names if (text := checkpoint_config.short_text(name))}))
 
 
 def _siblings(name: str) -> set[str]:

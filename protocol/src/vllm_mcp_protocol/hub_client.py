@@ -7,20 +7,20 @@ decides, and answers with the result or a `SuiteError`.
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import anyio
 import httpx2
 
 from vllm_mcp_protocol import PROTOCOL
 from vllm_mcp_protocol.errors import ErrorInfo, HubTooNew, HubTooOld, HubUnavailable, error_from_info
+from vllm_mcp_protocol.files import read_end
 from vllm_mcp_protocol.model import (
     REVEAL,
     Endpoint,
@@ -31,7 +31,7 @@ from vllm_mcp_protocol.model import (
     LogTail,
     ModelConfig,
 )
-from vllm_mcp_protocol.paths import prepare_state_dir, state_dir
+from vllm_mcp_protocol.paths import hub_runs, prepare_state_dir, state_dir
 from vllm_mcp_protocol.settings import Settings
 
 CONNECT_LIMIT_S = 10.0
@@ -40,6 +40,9 @@ _RESPAWN_S = 2.0
 
 _ANSWER_LIMIT_S = 180.0
 """The first load on a host asks the engine's environment for its flags, which takes vLLM up to a minute."""
+
+_LEASE_LIMIT_S = 3600.0
+"""A lease waits for a model that is still starting; hub.toml's start_limit_s ends a start much sooner."""
 
 _PASSED_ON = (
     "PATH",
@@ -54,6 +57,9 @@ _PASSED_ON = (
 """All that a hub inherits. Settings of the client that happened to be first must not become everybody's."""
 
 _FOR_TESTS = ("VLLM_HUB_TEST_", "FAKE_NVML")
+
+_ONCE = ("/loras", "/loras/unload")
+"""Not repeated when the hub dies over them. Everything else is safe: a load joins, a stop stops what still runs."""
 
 _UNSENT = (httpx2.ConnectError, httpx2.ConnectTimeout)
 _LOST = (httpx2.ReadError, httpx2.WriteError, httpx2.RemoteProtocolError, httpx2.CloseError)
@@ -153,14 +159,28 @@ class Hub:
         A sleeping engine is woken first. Raises ModelNotLoaded when nothing serves the model.
         The lease ends with the connection, so a client that dies holds nothing.
         """
-        http = await self._connected()
-        async with http.stream("GET", "/v1/leases", params={"model": model}, timeout=_limit(600)) as response:
-            if response.status_code != 200:
-                raise _error(await response.aread(), response.status_code)
-            async for line in response.aiter_lines():
-                yield Endpoint.model_validate_json(line)
-                return
-            raise HubUnavailable("The hub ended before it granted the lease.", suggestion="call again")
+        async with AsyncExitStack() as held:
+            yield await self._granted_lease(held, model)
+
+    async def _granted_lease(self, held: AsyncExitStack, model: str) -> Endpoint:
+        """The endpoint, its response kept open in `held`. A hub that ended since is replaced, once."""
+        for _ in (1, 2):
+            http = await self._connected()
+            request = http.build_request("GET", "/v1/leases", params={"model": model}, timeout=_limit(_LEASE_LIMIT_S))
+            try:
+                self._check_listening()
+                response = await http.send(request, stream=True)
+                held.push_async_callback(response.aclose)
+                if response.status_code != 200:
+                    raise _error(await response.aread(), response.status_code)
+                lines = cast("AsyncGenerator[str, None]", response.aiter_lines())
+                held.push_async_callback(lines.aclose)  # an abandoned generator would close the response
+                return Endpoint.model_validate_json(await anext(lines))
+            except (*_UNSENT, *_LOST, StopAsyncIteration):
+                await self.aclose()
+            except httpx2.TimeoutException as error:
+                raise self._gone(f"{model} was not ready within {_LEASE_LIMIT_S:.0f} s") from error
+        raise self._gone("it ended before it granted the lease")
 
     # -- transport ------------------------------------------------------------------------------------------
 
@@ -179,12 +199,13 @@ class Hub:
         for attempt in (1, 2):
             http = await self._connected()
             try:
+                self._check_listening()
                 response = await http.request(method, path, content=body, params=params, timeout=_limit(limit_s))
             except _UNSENT:
                 await self.aclose()  # the hub ended since; the next round starts one
             except _LOST as error:
                 await self.aclose()
-                if method == "GET" and attempt == 1:
+                if attempt == 1 and not path.endswith(_ONCE):
                     continue
                 raise self._gone(f"it ended while it worked on {method} {path}") from error
             except httpx2.TimeoutException as error:
@@ -212,7 +233,9 @@ class Hub:
 
     async def _connect(self) -> httpx2.AsyncClient:
         prepare_state_dir(self._folder)
-        transport = httpx2.AsyncHTTPTransport(uds=str(self._folder / "hub.sock"))
+        # No connection is kept: on one whose hub has died since, it could not be told whether a request was read.
+        limits = httpx2.Limits(max_keepalive_connections=0)
+        transport = httpx2.AsyncHTTPTransport(uds=str(self._folder / "hub.sock"), limits=limits, verify=False)
         http = httpx2.AsyncClient(transport=transport, base_url="http://hub")
         try:
             await self._meet(http)
@@ -247,17 +270,18 @@ class Hub:
 
     def _check_listening(self) -> None:
         """httpx2 2.16 leaks the descriptor of a refused unix connection, so it is asked only when somebody listens."""
-        with socket.socket(socket.AF_UNIX) as probe:
-            try:
-                probe.connect(str(self._folder / "hub.sock"))
-            except OSError as error:
-                raise httpx2.ConnectError(str(error)) from error
+        if not hub_runs(self._folder):
+            raise httpx2.ConnectError("nobody listens")
 
     async def _hello(self, http: httpx2.AsyncClient) -> int:
         body = _json({"protocol": self._protocol, "client": self._client_name})
-        answer = (await http.post("/v1/hello", content=body, timeout=_limit(CONNECT_LIMIT_S))).json()
-        self.hub_pid = int(answer["pid"])
-        return int(answer["protocol"])
+        response = await http.post("/v1/hello", content=body, timeout=_limit(CONNECT_LIMIT_S))
+        try:
+            answer = response.json()
+            self.hub_pid = int(answer["pid"])
+            return int(answer["protocol"])
+        except (ValueError, KeyError, TypeError):
+            return 0  # older than the first hub that answered a hello
 
     async def _retire_older(self, http: httpx2.AsyncClient, other: int) -> None:
         if other > self._protocol:
@@ -311,9 +335,7 @@ def _json(value: object) -> str:
 
 def _tail(log: Path, limit_bytes: int = 800) -> str:
     try:
-        with open(log, "rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - limit_bytes))
-            return file.read().decode(errors="replace")
+        return read_end(log, limit_bytes).decode(errors="replace")
     except OSError:
         return ""
 

@@ -101,14 +101,14 @@ class ModelFacts(Value):
     revision: str | None = None
     complete: bool = True
     """False when weight files of the index are missing or still `.incomplete`."""
-    weights_bytes: int | None = None
+    weights_bytes: int | None = Field(default=None, ge=0, le=2**60)
     """Real size of the weight files on disk, each blob once."""
     architectures: tuple[str, ...] = ()
     model_type: str | None = None
     dtype: str | None = None
-    context_window: int | None = None
-    attention_heads: int | None = None
-    kv_bytes_per_token: int | None = None
+    context_window: int | None = Field(default=None, ge=0, le=2**60)
+    attention_heads: int | None = Field(default=None, ge=0, le=2**60)
+    kv_bytes_per_token: int | None = Field(default=None, ge=0, le=2**60)
     """All layers, K and V, at the checkpoint's dtype, before tensor-parallel splitting."""
     quantization: str | None = None
     """`quantization_config.quant_method` of config.json."""

@@ -50,12 +50,28 @@ def managed_engine_root(settings: Settings) -> Path:
     return user_home() / ".local/share/vllm-mcp/engine"
 
 
+def socket_path_fits(folder: Path) -> bool:
+    """Whether every socket of a state folder at `folder` would have a path that the kernel accepts."""
+    return len(os.fsencode(folder / _LONGEST_SOCKET)) <= SOCKET_PATH_LIMIT_BYTES
+
+
+def hub_runs(folder: Path) -> bool:
+    """Whether a hub listens in `folder`; asks the socket, starts nothing and writes nothing."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(2)
+        try:
+            probe.connect(str(folder / "hub.sock"))
+        except OSError:
+            return False
+    return True
+
+
 def prepare_state_dir(folder: Path) -> Path:
     """Make `folder` (mode 0700) and check that locks and sockets work in it.
 
     Raises StateDirRefused with the reason: path too long, not ours, a network file system, not writable.
     """
-    if len(os.fsencode(folder / _LONGEST_SOCKET)) > SOCKET_PATH_LIMIT_BYTES:
+    if not socket_path_fits(folder):
         raise _refused(folder, f"its sockets' paths would exceed {SOCKET_PATH_LIMIT_BYTES} bytes")
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
 
 from vllm_mcp.story import Story
+from vllm_mcp_protocol.answers import Answer
 from vllm_mcp_protocol.engine_http import EngineHttp
 from vllm_mcp_protocol.hub_client import Hub
 
@@ -23,7 +23,7 @@ async def stream_answer(story: Story, hub: Hub, model_id: str, *, endless: bool)
     """
     with story.step("Stream an answer from the engine itself") as facts:
         story.say(f"> {_QUESTION}", style="dim")
-        tally = Tally(anyio.current_time())
+        answer, started_s = Answer(), anyio.current_time()
         async with hub.lease(model_id) as endpoint, EngineHttp(endpoint, timeout_s=_LIMIT_S) as http:
             request = {
                 "model": endpoint.served_name,
@@ -37,10 +37,11 @@ async def stream_answer(story: Story, hub: Hub, model_id: str, *, endless: bool)
             with story.words() as words:
                 async with aclosing(http.stream_chat(request)) as chunks:
                     async for chunk in chunks:
-                        words.write(tally.add(chunk, anyio.current_time()))
-        facts |= tally.facts()
-        story.say(f"{counts(tally.usage, tally.ttft_ms, tally.tokens_per_second)}, {tally.pieces} pieces")
-    return tally.facts()
+                        words.write(answer.add(chunk, anyio.current_time()))
+        told = _facts(answer, started_s)
+        facts |= told
+        story.say(f"{counts(answer.usage, told['ttft_ms'], told['tokens_per_second'])}, {answer.pieces} pieces")
+    return told
 
 
 def thinks(model_id: str) -> bool:
@@ -48,54 +49,16 @@ def thinks(model_id: str) -> bool:
     return "qwen3" in model_id.lower()
 
 
-@dataclass
-class Tally:
-    """What a streamed answer amounts to."""
-
-    began_s: float
-    first_s: float | None = None
-    last_s: float = 0.0
-    pieces: int = 0
-    text: str = ""
-    usage: dict[str, Any] = field(default_factory=dict)
-
-    def add(self, chunk: Mapping[str, Any], now_s: float) -> str:
-        """Take one chunk of the stream; the text in it."""
-        self.usage = chunk.get("usage") or self.usage
-        piece = "".join((choice["delta"].get("content") or "") for choice in chunk.get("choices", ()))
-        if piece:
-            self.pieces += 1
-            self.text += piece
-            self.first_s = now_s if self.first_s is None else self.first_s
-            self.last_s = now_s
-        return piece
-
-    @property
-    def ttft_ms(self) -> float | None:
-        """Time to the first piece, ms."""
-        return None if self.first_s is None else (self.first_s - self.began_s) * 1000
-
-    @property
-    def tokens_per_second(self) -> float | None:
-        """Of the whole answer, the wait for its first token included; None when there was no token.
-
-        Not from the first token on: a busy machine hands over many tokens in one burst, and their distance is
-        then the network's and not the engine's (seen: 17,000 tokens/s on two cores).
-        """
-        tokens = self.usage.get("completion_tokens") or 0
-        took_s = self.last_s - self.began_s
-        return tokens / took_s if tokens and took_s > 0 else None
-
-    def facts(self) -> dict[str, Any]:
-        """For programs."""
-        return {
-            "text": self.text,
-            "pieces": self.pieces,
-            "prompt_tokens": self.usage.get("prompt_tokens"),
-            "completion_tokens": self.usage.get("completion_tokens"),
-            "ttft_ms": self.ttft_ms,
-            "tokens_per_second": self.tokens_per_second,
-        }
+def _facts(answer: Answer, started_s: float) -> dict[str, Any]:
+    """For programs."""
+    return {
+        "text": "".join(answer.text),
+        "pieces": answer.pieces,
+        "prompt_tokens": answer.usage.get("prompt_tokens"),
+        "completion_tokens": answer.usage.get("completion_tokens"),
+        "ttft_ms": answer.ttft_ms(started_s),
+        "tokens_per_second": answer.tokens_per_second(started_s),
+    }
 
 
 def counts(usage: Mapping[str, Any], ttft_ms: float | None, tokens_per_second: float | None) -> str:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 from vllm_mcp import engine_checks, host_checks
 from vllm_mcp.findings import Finding, Level, blocking, ok, warning
 from vllm_mcp.render import DONE, FAILED, console, print_json
-from vllm_mcp.status import engines_without_hub, hub_runs
+from vllm_mcp.status import engines_without_hub
 from vllm_mcp_protocol.errors import SettingError, SuiteError
 from vllm_mcp_protocol.hub_client import Hub
-from vllm_mcp_protocol.paths import state_dir
+from vllm_mcp_protocol.paths import hub_runs, state_dir
 from vllm_mcp_protocol.settings import Settings
 
 if TYPE_CHECKING:

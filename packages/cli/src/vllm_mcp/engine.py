@@ -8,6 +8,7 @@ from vllm_mcp.engine_checks import how_found, hub_toml_executable
 from vllm_mcp.progress import working
 from vllm_mcp.render import DONE, console, print_json
 from vllm_mcp_protocol.engine_env import facts_dir, read_vllm_facts, require_executable
+from vllm_mcp_protocol.hub_config import read_config
 from vllm_mcp_protocol.paths import managed_engine_root, prepare_state_dir, state_dir
 from vllm_mcp_protocol.settings import Settings
 from vllm_mcp_protocol.units import format_seconds
@@ -25,16 +26,18 @@ def told(say: Callable[[str], None]) -> Callable[[str], None]:
     return progress
 
 
-def install(settings: Settings, kind: Kind | None, *, as_json: bool) -> int:
+def install(settings: Settings, kind: Kind | None, *, reinstall: bool = False, as_json: bool) -> int:
     """Build the environment and have the hub use it; progress goes to stderr."""
     from vllm_mcp import engine_install
 
     root = managed_engine_root(settings)
+    hub_toml = prepare_state_dir(state_dir(settings)) / "hub.toml"
+    read_config(hub_toml)  # refused now, not after the minutes that a build takes
     err = console(stderr=True)
     began = time.monotonic()
     with working(err, "installing (2.5 GB for the CPU engine, 9 GB for CUDA)"):
-        made = engine_install.install(kind, root, progress=told(lambda line: err.print(line, soft_wrap=True)))
-    hub_toml = prepare_state_dir(state_dir(settings)) / "hub.toml"
+        progress = told(lambda line: err.print(line, soft_wrap=True))
+        made = engine_install.install(kind, root, progress=progress, reinstall=reinstall)
     engine_install.remember_executable(hub_toml, made.executable)
     took_s = time.monotonic() - began
     if as_json:

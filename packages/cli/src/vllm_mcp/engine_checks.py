@@ -1,7 +1,6 @@
 """Checks of `doctor` that concern vLLM: the command, its environment, variables that it no longer reads."""
 
 import os
-import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from vllm_mcp_protocol.engine_env import (
     read_vllm_facts,
 )
 from vllm_mcp_protocol.errors import SettingError, SuiteError
+from vllm_mcp_protocol.hub_config import read_config
 from vllm_mcp_protocol.paths import managed_engine_root, state_dir
 from vllm_mcp_protocol.settings import Settings, is_set
 
@@ -34,17 +34,8 @@ REMOVED_VARIABLES: Mapping[str, str] = {
 
 
 def hub_toml_executable(settings: Settings) -> str | None:
-    """What `engine install` remembered. Raises SettingError when hub.toml cannot be read."""
-    path = state_dir(settings) / "hub.toml"
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise SettingError(f"{path} cannot be read: {error}.", suggestion=f"correct {path}, or remove it") from error
-    engine = content.get("engine", {})
-    value = engine.get("executable") if isinstance(engine, dict) else None
-    return value if isinstance(value, str) else None
+    """What `engine install` remembered. Raises SettingError when the hub could not read hub.toml."""
+    return read_config(state_dir(settings) / "hub.toml").engine.executable
 
 
 def how_found(settings: Settings, executable: str) -> str:
@@ -66,6 +57,9 @@ def executable(settings: Settings, env: Mapping[str, str], *, has_gpu: bool) -> 
             yield _none(settings)
             return
         facts = read_vllm_facts(found, facts_dir(settings))
+    except SettingError as error:
+        yield blocking("hub.toml", error.info.message, error.info.suggestion)
+        return
     except SuiteError as error:
         yield blocking("vllm", error.info.message, error.info.suggestion)
         return

@@ -20,11 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tomlkit
-from tomlkit.exceptions import TOMLKitError
 
 from vllm_mcp.vllm_alias_wheel import write_alias_wheel
 from vllm_mcp_protocol.engine_env import EngineKind, managed_executable, read_vllm_facts
-from vllm_mcp_protocol.errors import DiskFull, SettingError, VllmNotInstalled
+from vllm_mcp_protocol.errors import DiskFull, VllmNotInstalled
+from vllm_mcp_protocol.files import write_atomic
+from vllm_mcp_protocol.hub_config import read_config
 from vllm_mcp_protocol.units import GIB, format_bytes
 
 VLLM_VERSION = "0.32.0"
@@ -281,34 +282,11 @@ def _turn_link(link: Path, build: Path) -> None:
 def remember_executable(hub_toml: Path, executable: str | Path) -> None:
     """Set `executable` of `[engine]` in `hub.toml`; comments and everything else in it stay as they are.
 
-    Raises SettingError when the file is not TOML.
+    Raises SettingError when the hub could not read the file.
     """
-    try:
-        text = hub_toml.read_text(encoding="utf-8") if hub_toml.exists() else ""
-        document = tomlkit.parse(text)
-    except (TOMLKitError, UnicodeDecodeError) as error:
-        raise _bad_toml(hub_toml, str(error)) from error
+    read_config(hub_toml)
+    hub_toml.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    document = tomlkit.parse(hub_toml.read_bytes()) if hub_toml.exists() else tomlkit.document()
     table = document.setdefault("engine", tomlkit.table())
-    if not isinstance(table, dict):
-        raise _bad_toml(hub_toml, "`engine` is not a table")
     table["executable"] = str(executable)
-    _replace_file(hub_toml, tomlkit.dumps(document))
-
-
-def _bad_toml(path: Path, why: str) -> SettingError:
-    return SettingError(f"{path} cannot be read: {why}.", path=str(path), suggestion=f"correct {path}, or move it away")
-
-
-def _replace_file(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(name, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    write_atomic(hub_toml, tomlkit.dumps(document).encode())

@@ -17,6 +17,7 @@ from vllm_mcp_protocol.paths import (
     managed_engine_root,
     model_cache_dirs,
     prepare_state_dir,
+    socket_path_fits,
     state_dir,
     user_home,
 )
@@ -30,7 +31,6 @@ _LOW_DISK_BYTES = 10 * GIB
 """The CUDA engine's environment takes about 8 GiB installed, the CPU one 2.5 GiB."""
 
 _FULL_DISK_BYTES = GIB // 2
-_LONGEST_SOCKET = "engines/e99999/api.sock"
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def _usable(folder: Path) -> Finding:
         return ok("state", f"{folder} ({file_system_of(folder) or 'file system unknown'})")
     parent = existing_parent(folder)
     remedy = "set VLLM_HUB_DIR to a short path on a local disk, for example /var/tmp/vllm-hub"
-    if len(os.fsencode(folder / _LONGEST_SOCKET)) > SOCKET_PATH_LIMIT_BYTES:
+    if not socket_path_fits(folder):
         return blocking(
             "state",
             f"{folder} is too long: sockets in it would exceed {SOCKET_PATH_LIMIT_BYTES} bytes",

@@ -66,6 +66,7 @@ def _add_work_commands(commands: "_Commands", common: argparse.ArgumentParser) -
     kind = install.add_mutually_exclusive_group()
     kind.add_argument("--cpu", action="store_const", const="cpu", dest="kind", help="vLLM's CPU engine")
     kind.add_argument("--cuda", action="store_const", const="cuda", dest="kind", help="vLLM for NVIDIA GPUs")
+    install.add_argument("--reinstall", action="store_true", help="build it anew, also when it is there")
     engine.add_parser("show", parents=[common], help="which vllm is used, and why")
 
 
@@ -76,10 +77,6 @@ def _add_look_commands(commands: "_Commands", common: argparse.ArgumentParser) -
     add("doctor", parents=[common], help="what is missing or wrong here, and the next step")
     shell = add("shell-init", help="shell function that answers `crush --tool …`")
     shell.add_argument("shell", choices=("bash", "zsh", "fish"))
-    bundles = add("bundles")  # for developers of the suite; without help= it stays out of --help
-    what = bundles.add_mutually_exclusive_group(required=True)
-    what.add_argument("--check", action="store_true", help="fail when a checked-in bundle is not up to date")
-    what.add_argument("--write", action="store_true", help="write the bundles into this checkout")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -185,7 +182,7 @@ def _engine(arguments: argparse.Namespace) -> int:
 
     if arguments.engine_command == "show":
         return engine.show(_settings(), dict(os.environ), as_json=arguments.as_json)
-    return engine.install(_settings(), arguments.kind, as_json=arguments.as_json)
+    return engine.install(_settings(), arguments.kind, reinstall=arguments.reinstall, as_json=arguments.as_json)
 
 
 def _shell_init(arguments: argparse.Namespace) -> int:
@@ -193,12 +190,6 @@ def _shell_init(arguments: argparse.Namespace) -> int:
 
     print(shell_init(arguments.shell), end="")
     return 0
-
-
-def _bundles(arguments: argparse.Namespace) -> int:
-    from vllm_mcp import bundles
-
-    return bundles.main(["--check"] if arguments.check else [])
 
 
 _RUNNERS: dict[str, Callable[[argparse.Namespace], int]] = {
@@ -209,5 +200,4 @@ _RUNNERS: dict[str, Callable[[argparse.Namespace], int]] = {
     "doctor": _doctor,
     "engine": _engine,
     "shell-init": _shell_init,
-    "bundles": _bundles,
 }

@@ -9,8 +9,6 @@ import shutil
 import sys
 from pathlib import Path
 
-SHELLS = ("bash", "zsh", "fish")
-
 # `function NAME` instead of `NAME()`: there, an alias of the same name would be expanded into the definition.
 _POSIX = """\
 function crush {{

@@ -1,6 +1,5 @@
 """`vllm-mcp status`: devices and engines as tables. Never starts a hub."""
 
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -9,7 +8,7 @@ from vllm_mcp.render import DONE, clock, console, plain_table, print_json, statu
 from vllm_mcp_protocol.errors import ErrorInfo, HubUnavailable
 from vllm_mcp_protocol.hub_client import Hub
 from vllm_mcp_protocol.model import Device, EngineStatus, EngineView, HubState
-from vllm_mcp_protocol.paths import state_dir
+from vllm_mcp_protocol.paths import hub_runs, state_dir
 from vllm_mcp_protocol.settings import Settings
 from vllm_mcp_protocol.units import format_bytes, format_seconds
 
@@ -37,17 +36,6 @@ _MOVING = {
     EngineStatus.WAKING,
     EngineStatus.STOPPING,
 }
-
-
-def hub_runs(folder: "Path") -> bool:
-    """Whether a hub listens in `folder`; asks the socket, starts nothing and writes nothing."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(2)
-        try:
-            probe.connect(str(folder / "hub.sock"))
-        except OSError:
-            return False
-    return True
 
 
 async def show_status(settings: Settings, *, watch: bool, as_json: bool) -> int:

@@ -10,11 +10,11 @@ import anyio
 
 from vllm_mcp.render import DONE, FAILED, console, print_json
 from vllm_mcp.running import run_interruptible
-from vllm_mcp.status import hub_runs, no_hub_sentence, print_state, state_payload, watch_state
+from vllm_mcp.status import no_hub_sentence, print_state, state_payload, watch_state
 from vllm_mcp_protocol.errors import ForceRequired, HubUnavailable
 from vllm_mcp_protocol.hub_client import Hub
 from vllm_mcp_protocol.model import EngineStatus, EngineView, HubState
-from vllm_mcp_protocol.paths import state_dir
+from vllm_mcp_protocol.paths import hub_runs, state_dir
 from vllm_mcp_protocol.settings import Settings
 
 _CLIENT = "vllm-mcp up"

@@ -45,22 +45,31 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _hold_and_serve(root: Path, settings: Settings) -> int:
+    """Be the hub until it retires, and end the process; 0 when somebody else is the hub."""
     lock = try_lock(root / "hub.lock", inheritable=False)
     if lock is None:
         return 0
     try:
         _turn_over(root / "hub.log")
-        asyncio.run(_serve(root, settings))
-    finally:
-        os.close(lock)
-    return 0
+        asyncio.new_event_loop().run_until_complete(_serve(root, settings))
+        status = 0
+    except Exception:
+        log.exception("the hub fails; the next one adopts its engines")
+        status = 1
+    # Not the ordinary way out: it waits for threads that may be stopping an engine for half a minute, and holds the
+    # lock meanwhile. What they began is marked in the engine's folder, and the next hub finishes it.
+    logging.shutdown()
+    os._exit(status)
 
 
 def _turn_over(path: Path) -> None:
     """Our own stderr is appended to this file; a large one becomes hub.log.1 for the next hub's start."""
-    if path.exists() and path.stat().st_size > _LOG_LIMIT_BYTES:
-        path.with_name("hub.log.1").write_bytes(path.read_bytes()[-_LOG_LIMIT_BYTES:])
-        os.truncate(path, 0)
+    try:
+        if path.exists() and path.stat().st_size > _LOG_LIMIT_BYTES:
+            path.with_name("hub.log.1").write_bytes(path.read_bytes()[-_LOG_LIMIT_BYTES:])
+            os.truncate(path, 0)
+    except OSError as error:
+        log.warning("hub.log could not be turned over: %s", error)
 
 
 async def _serve(root: Path, settings: Settings) -> None:
@@ -68,7 +77,7 @@ async def _serve(root: Path, settings: Settings) -> None:
     from vllm_mcp_hub.api import make_server
     from vllm_mcp_hub.effects import carry_out
     from vllm_mcp_hub.supervisor import Supervisor
-    from vllm_mcp_hub.watcher import sample, watch
+    from vllm_mcp_hub.watcher import sample, sample_remotes, tick, watch
 
     protocol = int(os.environ.get("VLLM_HUB_TEST_PROTOCOL", PROTOCOL))
     supervisor = Supervisor(
@@ -78,7 +87,8 @@ async def _serve(root: Path, settings: Settings) -> None:
     listener = _listen(root / "hub.sock")
     server = make_server(supervisor)
     _retire_on_signals(supervisor)
-    work = [asyncio.create_task(c) for c in (supervisor.run(), watch(supervisor), sample(supervisor))]
+    loops = (supervisor.run(), watch(supervisor), tick(supervisor), sample(supervisor), sample_remotes(supervisor))
+    work = [asyncio.create_task(loop) for loop in loops]
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     log.info("hub %d serves %s with %d engines", os.getpid(), root, len(supervisor.records))
     ending = [asyncio.create_task(supervisor.retiring.wait()), asyncio.create_task(_until_idle(supervisor))]

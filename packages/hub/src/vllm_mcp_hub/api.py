@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -29,6 +30,8 @@ from vllm_mcp_protocol.errors import (
 )
 from vllm_mcp_protocol.model import REVEAL, LoadRequest, LogTail, ModelConfig
 
+log = logging.getLogger(__name__)
+
 BODY_LIMIT_BYTES = 1024**2
 WAIT_LIMIT_S = 3600.0
 
@@ -39,7 +42,9 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Hello(Body):
+class Hello(BaseModel):
+    """Understood whatever a newer client may add to it."""
+
     protocol: int
     client: str = Field(default="", max_length=200)
 
@@ -63,8 +68,9 @@ class NewConfig(Body):
 
 
 class Attach(Body):
-    url: str = Field(pattern=r"^https?://[^\s]+$", max_length=2000)
-    api_key: str | None = Field(default=None, max_length=1000)
+    url: str = Field(pattern=r"^https?://[!-.0-?A-~]+(/[!-?A-~]*)?$", max_length=2000)
+    """Without user and password: an address is shown, a key is not."""
+    api_key: str | None = Field(default=None, pattern=r"^[!-~]+$", max_length=1000)
 
 
 class Waiting(Body):
@@ -114,6 +120,9 @@ def make_app(supervisor: Supervisor) -> Starlette:
                 return _error(_bad_body(error).info)
             except SuiteError as error:
                 return _error(error.info)
+            except Exception:
+                log.exception("%s %s failed", request.method, request.url.path)
+                return _error(SuiteError("The hub met something that it did not foresee; see hub.log.").info, 500)
             finally:
                 supervisor.last_client_s = time.monotonic()
 
@@ -266,14 +275,14 @@ def _bad_body(error: ValidationError) -> BadInput:
     return BadInput(f"{where}: {problem['msg']}.", parameter=where)
 
 
-def _error(info: ErrorInfo) -> Response:
+def _error(info: ErrorInfo, status: int | None = None) -> Response:
     statuses: tuple[tuple[type[SuiteError], int], ...] = (
         (BadInput, 400),
         (NotThere, 404),
         (EngineFailed, 422),
         (NotNow, 409),
     )
-    status = next((code for kind, code in statuses if info.code in _codes(kind)), 503)
+    status = status or next((code for kind, code in statuses if info.code in _codes(kind)), 503)
     return Response(info.model_dump_json(), status_code=status, media_type="application/json")
 
 

@@ -8,16 +8,16 @@ import subprocess
 import time
 from collections.abc import Awaitable, Callable
 
-from vllm_mcp_hub.config import read_config
 from vllm_mcp_hub.core import events as ev
 from vllm_mcp_hub.host import processes
 from vllm_mcp_hub.host.devices import foreign_holders, read_devices
 from vllm_mcp_hub.memory import check_free_memory
 from vllm_mcp_hub.record import Record
-from vllm_mcp_hub.spawn import command_line, environment, hub_path, make_endpoint
+from vllm_mcp_hub.spawn import check_port, command_line, environment, hub_path, make_endpoint
 from vllm_mcp_hub.supervisor import EngineEffect, Supervisor
 from vllm_mcp_protocol.engine_http import EngineHttp
-from vllm_mcp_protocol.errors import EngineFailed, ErrorInfo, SleepFailed, SuiteError
+from vllm_mcp_protocol.errors import EngineFailed, ErrorInfo, NoSuchGpu, SleepFailed, SuiteError
+from vllm_mcp_protocol.hub_config import read_config
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ async def spawn(hub: Supervisor, record: Record) -> None:
         record.child = await asyncio.to_thread(_launch, hub, record)
     except SuiteError as error:
         failure = error.info
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte in a variable
         failure = EngineFailed(f"{record.name} could not be started: {error}.", suggestion="run vllm-mcp doctor").info
     finally:
         record.launched.set()
@@ -60,9 +60,15 @@ async def spawn(hub: Supervisor, record: Record) -> None:
 async def _check_memory(hub: Supervisor, record: Record) -> None:
     devices = await asyncio.to_thread(read_devices, hub.host_reserve_bytes)
     own = await asyncio.to_thread(_pids_of_all, hub)
-    for device in devices:
-        if device.id in record.devices:
-            check_free_memory(record.name, device, record.plan.need, lambda name: foreign_holders(name, own))
+    by_id = {device.id: device for device in devices}
+    for device_id in record.devices:
+        if device_id not in by_id:
+            raise NoSuchGpu(
+                f"{record.name} was promised memory on {device_id}, which is not there any more.",
+                device=device_id,
+                suggestion="run vllm-mcp doctor, then load-model again",
+            )
+        check_free_memory(record.name, by_id[device_id], record.plan.need, lambda name: foreign_holders(name, own))
 
 
 def _pids_of_all(hub: Supervisor) -> set[int]:
@@ -71,6 +77,8 @@ def _pids_of_all(hub: Supervisor) -> set[int]:
 
 def _launch(hub: Supervisor, record: Record) -> "subprocess.Popen[bytes]":
     config = read_config(hub.root / "hub.toml")
+    if record.request.options.port is not None:
+        check_port(record.request.options.port)
     record.endpoint = make_endpoint(record)
     record.argv = command_line(record, record.executable)
     record.dir.write_spec(record.spec())
@@ -110,13 +118,18 @@ async def _until_gone(record: Record, grace_s: float) -> None:
 
 async def suspend(hub: Supervisor, record: Record, level: int) -> None:
     """Put the engine to sleep and tell whether it does."""
+    await asyncio.to_thread(record.dir.note_sleep, "suspending")
     failure = await _engine_work(record, lambda http: sleep_verified(http, level))
+    await asyncio.to_thread(record.dir.note_sleep, "awake" if failure else "sleeping")
     await hub.tell_and_wait(ev.SleepEnded(record.id, time.monotonic(), failure))
 
 
 async def wake(hub: Supervisor, record: Record) -> None:
     """Wake the engine and tell whether it is."""
+    await asyncio.to_thread(record.dir.note_sleep, "waking")
     failure = await _engine_work(record, wake_verified)
+    if failure is None:
+        await asyncio.to_thread(record.dir.note_sleep, "awake")
     await hub.tell_and_wait(ev.WakeEnded(record.id, time.monotonic(), failure))
 
 

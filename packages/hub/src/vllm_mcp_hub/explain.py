@@ -1,11 +1,9 @@
 """Why an engine ended: the end of its log, read for the cause."""
 
-import os
-import signal
-
 from vllm_mcp_hub.core.diagnosis import diagnose
 from vllm_mcp_hub.record import Record
 from vllm_mcp_protocol.errors import ErrorInfo
+from vllm_mcp_protocol.files import read_end
 
 _READ_BYTES = 200 * 1024
 """vLLM prints the cause first and then the tracebacks of every process that it takes with it; seen: 60 KB."""
@@ -13,7 +11,7 @@ _READ_BYTES = 200 * 1024
 
 def explain(record: Record, returncode: int | None) -> ErrorInfo:
     """The cause in vLLM's own words, from what this attempt wrote. Blocking."""
-    killed_by = signal.Signals(-returncode).value if returncode is not None and returncode < 0 else None
+    killed_by = -returncode if returncode is not None and returncode < 0 else None
     return diagnose(
         _log_of_attempt(record),
         exit_code=returncode,
@@ -25,9 +23,7 @@ def explain(record: Record, returncode: int | None) -> ErrorInfo:
 
 def _log_of_attempt(record: Record) -> str:
     try:
-        with open(record.dir.log_path, "rb") as file:
-            end = file.seek(0, os.SEEK_END)
-            file.seek(max(0, end - _READ_BYTES, record.attempt_offset if record.attempt_offset <= end else 0))
-            return file.read().decode(errors="replace")
+        end = read_end(record.dir.log_path, _READ_BYTES, since_byte=record.attempt_offset)
+        return end.decode(errors="replace")
     except OSError:
         return ""

@@ -48,6 +48,8 @@ class Record:
     ready_at: float | None = None
     start_took_s: float | None = None
     measured_bytes: int | None = None
+    work_done: float | None = None
+    """The engine's counter of finished requests and tokens when it was asked last."""
     launched: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a spawn has finished, well or badly; a stop waits for it."""
     adopted_facts: StartFacts | None = None

@@ -1,5 +1,6 @@
 """Engines that run elsewhere: attached, not owned. Listed, slept, given adapters; never loaded or unloaded."""
 
+import asyncio
 import time
 from dataclasses import dataclass
 
@@ -61,21 +62,21 @@ class Remote:
         """Ask the engine what it serves; True when something changed."""
         before = (self.status, self.model_id, self.loras, self.max_model_len)
         try:
-            async with EngineHttp(self.endpoint, timeout_s=_PROBE_LIMIT_S) as http:
+            async with asyncio.timeout(_PROBE_LIMIT_S), EngineHttp(self.endpoint, timeout_s=_PROBE_LIMIT_S) as http:
                 await self._read(http)
-        except EngineRequestFailed:
+        except (EngineRequestFailed, TimeoutError):
             self.status = EngineStatus.UNREACHABLE
         return before != (self.status, self.model_id, self.loras, self.max_model_len)
 
     async def _read(self, http: EngineHttp) -> None:
         models = await http.models()
+        models = [m for m in models if isinstance(m.get("id"), str)]
         own = [m for m in models if not m.get("parent")]
         self.model_id = str(own[0]["id"]) if own else self.model_id
         self.loras = tuple(str(m["id"]) for m in models if m.get("parent"))
         self.max_model_len = next((n for m in own if isinstance(n := m.get("max_model_len"), int)), None)
         self.status = EngineStatus.SLEEPING if await _sleeps(http) else EngineStatus.READY
-        running, waiting = await http.gauges()
-        self.in_flight = running + waiting
+        self.in_flight = (await http.use()).in_flight
 
 
 async def _sleeps(http: EngineHttp) -> bool:

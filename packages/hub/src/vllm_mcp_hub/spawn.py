@@ -8,10 +8,10 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from vllm_mcp_hub.config import HubConfig
 from vllm_mcp_hub.host.processes import find_port_holder
 from vllm_mcp_hub.record import Record
 from vllm_mcp_protocol.errors import PortInUse
+from vllm_mcp_protocol.hub_config import HubConfig
 from vllm_mcp_protocol.model import CPU, Endpoint
 from vllm_mcp_protocol.paths import user_home
 

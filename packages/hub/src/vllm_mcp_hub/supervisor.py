@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from vllm_mcp_hub import __version__
-from vllm_mcp_hub.config import HubConfig, read_config
 from vllm_mcp_hub.core import events as ev
 from vllm_mcp_hub.core.ledger import BrokenPromise, Engine, Ledger
 from vllm_mcp_hub.core.lifecycle import step
@@ -29,6 +29,7 @@ from vllm_mcp_hub.store import ModelConfigs, StartHistory
 from vllm_mcp_protocol import PROTOCOL
 from vllm_mcp_protocol.audit import AuditLog
 from vllm_mcp_protocol.errors import EngineNotFound, SuiteError, error_from_info
+from vllm_mcp_protocol.hub_config import HubConfig, read_config
 from vllm_mcp_protocol.model import Device, EngineStatus, EngineView, HubState, LoadRequest, StartPlan
 from vllm_mcp_protocol.settings import Settings
 from vllm_mcp_protocol.units import MIB
@@ -70,10 +71,13 @@ class Supervisor:
         self.model_configs = ModelConfigs(root / "models.json")
         self.history = StartHistory(root / "starts.jsonl")
         self.audit = AuditLog(root / "audit.jsonl")
-        self.epoch = 0
+        # Above every epoch of an earlier hub, so that who waits for a change sees that there is a new one.
+        self.epoch = time.time_ns() // 1_000_000
         self.started_s = time.monotonic()
         self.last_client_s = self.started_s
         self.retiring = asyncio.Event()
+        self.files_lock = threading.Lock()
+        """For files that are read, changed and written by several requests."""
         self.crash_point = crash
         self._queue: asyncio.Queue[tuple[ev.Event, asyncio.Future[None] | None]] = asyncio.Queue()
         self._orders: dict[str, Order] = {}
@@ -165,6 +169,10 @@ class Supervisor:
         else:
             future.set_result(answer)
 
+    def carry_out(self, effect: EngineEffect) -> None:
+        """Do an effect that no event asked for: a new hub goes on where the last one stopped."""
+        self._in_background(self._carry_out(self, effect))
+
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
@@ -180,22 +188,31 @@ class Supervisor:
         failure = engine.failure.code if engine.failure else None
         with contextlib.suppress(OSError):  # a full disk must not keep engines from being stopped
             self.audit.write("engine", engine=engine.id, model=record.name, state=str(engine.state), failure=failure)
+        self.bump(record)
+        if engine.state is EngineStatus.DRAINING:
+            self._in_background(asyncio.to_thread(record.dir.mark_draining))
         if engine.state is EngineStatus.STOPPED:
             self._retire_record(record, engine)
-        self.bump(record)
 
     def _retire_record(self, record: Record, engine: Engine) -> None:
         failure = None if engine.failure is None else engine.failure.model_dump(mode="json")
         view = record.view(engine, now_s=time.monotonic()).model_dump(mode="json")
-        with contextlib.suppress(OSError, SuiteError):
-            record.dir.cleanup_tmp()
-            if record.dir.spec_path.exists():
-                record.dir.write_exit({"code": engine.exit_code, "failure": failure, "view": view})
+        ended = {"code": engine.exit_code, "failure": failure, "view": view}
+        self._in_background(asyncio.to_thread(self._tidy, record, ended))
         stopped = [e.id for e in self.ledger.engines.values() if e.state is EngineStatus.STOPPED]
         for engine_id in stopped[: -self.config.keep_stopped]:
             del self.ledger.engines[engine_id], self.records[engine_id]
-        for engine_id in prune(self.root / "engines", self.config.keep_stopped):
-            self.past.pop(engine_id, None)
+
+    def _tidy(self, record: Record, ended: dict[str, Any]) -> None:
+        """Write down how it ended and clean up. Trouble with files is logged: it must not disturb the living."""
+        try:
+            if record.dir.spec_path.exists():
+                record.dir.write_exit(ended)
+            record.dir.cleanup_tmp()
+            for engine_id in prune(self.root / "engines", self.config.keep_stopped):
+                self.past.pop(engine_id, None)
+        except (OSError, SuiteError) as error:
+            log.warning("tidying up after %s: %s", record.id, error)
 
     def bump(self, record: Record | Remote) -> None:
         """Something of the engine changed: wake everybody who waits for that."""
@@ -221,12 +238,16 @@ class Supervisor:
             epoch=self.epoch,
             executable=order.executable,
         )
+        try:
+            self.records[grant.engine].dir.write_spec(self.records[grant.engine].spec())
+        except (OSError, SuiteError) as error:
+            log.warning("%s is granted but could not be written down: %s", grant.engine, error)
 
     # -- questions --------------------------------------------------------------------------------------------------
 
     async def state(self) -> HubState:
         """Everything the hub knows, now. Only the devices are asked in a thread: the rest changes under this loop."""
-        self.devices = await asyncio.to_thread(read_devices, self.host_reserve_bytes) or self.devices
+        await self.see_devices()
         return HubState(
             protocol=self.protocol,
             version=__version__,
@@ -238,6 +259,17 @@ class Supervisor:
             engines=tuple(self.views()),
             model_configs=self.model_configs.all(),
         )
+
+    async def see_devices(self) -> Sequence[Device]:
+        """Read the devices anew, and let the ledger know."""
+        self.devices = await asyncio.to_thread(read_devices, self.host_reserve_bytes)
+        await self.tell_and_wait(ev.DevicesSeen({device.id: device.total_bytes for device in self.devices}))
+        return self.devices
+
+    async def refresh(self, remote: Remote) -> None:
+        """Ask a remote engine what it serves now."""
+        if await remote.refresh():
+            self.bump(remote)
 
     def _with_promises(self, device: Device) -> Device:
         promised = self.ledger.promised(device.id) if device.id in self.ledger.capacity else 0
@@ -282,10 +314,10 @@ class Supervisor:
         return None if engine is None else engine.state
 
     async def wait(self, engine_id: str, *, seen_epoch: int, timeout_s: float) -> EngineView:
-        """The engine when its epoch has passed `seen_epoch`, or after `timeout_s`."""
+        """The engine as soon as its epoch is not `seen_epoch`, or after `timeout_s`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                while self.view(engine_id).epoch <= seen_epoch:
+                while self.view(engine_id).epoch == seen_epoch:
                     await self.changed()
         return self.view(engine_id)
 

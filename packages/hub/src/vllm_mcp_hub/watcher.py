@@ -1,9 +1,14 @@
-"""Looks at engines and tells the supervisor what it sees: phases, health, deaths, use, memory, idle time."""
+"""Looks at engines and tells the supervisor what it sees: phases, health, deaths, use, memory, idle time.
+
+One engine or remote host that behaves badly must not stop the watch over the others: every look is bounded in time,
+and what it raises is logged and forgotten.
+"""
 
 import asyncio
 import logging
 import os
 import time
+from collections.abc import Awaitable
 
 from vllm_mcp_hub.core import events as ev
 from vllm_mcp_hub.core.ledger import SETTLING, Engine
@@ -26,38 +31,82 @@ log = logging.getLogger(__name__)
 
 UNSETTLED_LOOK_S = 0.1
 SETTLED_LOOK_S = 0.5
+TICK_S = 0.5
 SAMPLE_S = 2.0
+REMOTE_S = 5.0
 MEMORY_EVERY = 5
 """Memory is measured at every fifth sample: reading smaps of a large process takes milliseconds."""
 
+_HEALTH_LIMIT_S = 2.0
+_LOOK_LIMIT_S = 30.0
 _LOG_READ_BYTES = 256 * 1024
+_LINE_LIMIT_BYTES = 64 * 1024
 _NOT_LOOKED_AT = (EngineStatus.QUEUED, EngineStatus.STOPPED)
 
 
 async def watch(supervisor: Supervisor) -> None:
     """Look at every engine, for ever."""
+    complaints: dict[str, str] = {}
     while True:
-        engines = list(supervisor.ledger.live())
-        for engine in engines:
-            record = supervisor.records[engine.id]
-            if engine.state not in _NOT_LOOKED_AT and record.launched.is_set():
-                await _look(supervisor, record)
+        records = [supervisor.records[e.id] for e in supervisor.ledger.live() if e.state not in _NOT_LOOKED_AT]
+        looks = (_bounded(_look(supervisor, r), r.id, complaints) for r in records if r.launched.is_set())
+        await asyncio.gather(*looks)
         moving = any(e.state in SETTLING or e.state is EngineStatus.QUEUED for e in supervisor.ledger.live())
         await asyncio.sleep(UNSETTLED_LOOK_S if moving else SETTLED_LOOK_S)
+
+
+async def tick(supervisor: Supervisor) -> None:
+    """Tell the ledger the time."""
+    while True:
+        await asyncio.sleep(TICK_S)
+        supervisor.tell(ev.Tick(time.monotonic()))
+
+
+async def sample(supervisor: Supervisor) -> None:
+    """Requests in flight, memory and log size of our engines."""
+    complaints: dict[str, str] = {}
+    rounds = 0
+    while True:
+        await asyncio.sleep(SAMPLE_S)
+        rounds += 1
+        records = [supervisor.records[engine.id] for engine in supervisor.ledger.live()]
+        memory = rounds % MEMORY_EVERY == 0
+        await asyncio.gather(*(_bounded(_sample_one(supervisor, r, memory), r.id, complaints) for r in records))
+
+
+async def sample_remotes(supervisor: Supervisor) -> None:
+    """What engines that run elsewhere serve now."""
+    complaints: dict[str, str] = {}
+    while True:
+        await asyncio.sleep(REMOTE_S)
+        remotes = list(supervisor.remotes.values())
+        await asyncio.gather(*(_bounded(supervisor.refresh(remote), remote.id, complaints) for remote in remotes))
+
+
+async def _bounded(work: Awaitable[None], engine_id: str, complaints: dict[str, str]) -> None:
+    try:
+        async with asyncio.timeout(_LOOK_LIMIT_S):
+            await work
+    except Exception as error:  # a look may meet anything; the same trouble is logged once, not ten times a second
+        if complaints.get(engine_id) != repr(error):
+            complaints[engine_id] = repr(error)
+            log.exception("looking at %s failed", engine_id)
 
 
 async def _look(supervisor: Supervisor, record: Record) -> None:
     returncode = record.child.poll() if record.child else None  # reaps, so that a zombie is not taken for life
     seen = await asyncio.to_thread(processes.observe, record.dir)
-    engine = supervisor.ledger.engines[record.id]
-    if not record.launched.is_set() or engine.state in _NOT_LOOKED_AT:
+    engine = supervisor.ledger.engines.get(record.id)
+    if engine is None or engine.state in _NOT_LOOKED_AT or not record.launched.is_set():
         return  # it changed while we looked
     match seen:
         case Seen.GONE:
             await _vanished(supervisor, record, engine, returncode)
         case Seen.HEADLESS if engine.state is not EngineStatus.STOPPING:
+            await asyncio.to_thread(_read_log, record)
             failure = await asyncio.to_thread(explain, record, returncode)
-            await supervisor.tell_and_wait(ev.LeaderLost(record.id, failure))
+            again = _try_again(supervisor, record, engine, failure)
+            await supervisor.tell_and_wait(ev.LeaderLost(record.id, failure, again=again))
         case Seen.RUNNING if engine.state is EngineStatus.STARTING:
             await _follow_start(supervisor, record)
         case _:
@@ -67,22 +116,28 @@ async def _look(supervisor: Supervisor, record: Record) -> None:
 async def _vanished(supervisor: Supervisor, record: Record, engine: Engine, returncode: int | None) -> None:
     await asyncio.to_thread(_read_log, record)
     failure = await asyncio.to_thread(explain, record, returncode)
-    again = engine.state is EngineStatus.STARTING and engine.attempts == 1 and _shrink(supervisor, record, failure)
-    if again:
+    again = _try_again(supervisor, record, engine, failure)
+    if again or engine.retry:
         record.launched.clear()
+        record.was_ready = False
     await supervisor.tell_and_wait(ev.Vanished(record.id, returncode, failure, again=again))
+    if supervisor.state_of(record.id) is EngineStatus.STOPPED:
+        record.launched.set()  # nothing will be launched: whoever waits to stop it may go on
 
 
-def _shrink(supervisor: Supervisor, record: Record, failure: ErrorInfo) -> bool:
-    """Replace the record's plan by a smaller one, when that was allowed and makes sense."""
-    smaller = smaller_request(record.request, failure) if record.request.allow_smaller else None
+def _try_again(supervisor: Supervisor, record: Record, engine: Engine, failure: ErrorInfo) -> bool:
+    """Replace the record's plan by a smaller one, when that was allowed and makes sense; was it?"""
+    first = engine.state is EngineStatus.STARTING and engine.attempts == 1 and record.request.allow_smaller
+    smaller = smaller_request(record.request, failure) if first else None
     if smaller is None:
         return False
     try:
         plan = plan_start(smaller, supervisor.devices, history=supervisor.history.all(), cpu_count=os.cpu_count() or 1)
-    except SuiteError:
+    except SuiteError as error:
+        log.warning("%s is not tried again with a smaller context: %s", record.id, error)
         return False
-    told = f"max_model_len={smaller.options.max_model_len}: the first start ran out of memory ({failure.message[:200]})"
+    context = smaller.options.max_model_len
+    told = f"max_model_len={context}: the first start ran out of memory ({failure.message[:200]})"
     record.request, record.startup, record.attempt_offset = smaller, StartupLog(), record.log_offset
     record.plan = plan.model_copy(update={"reasons": (*plan.reasons, told), "need": record.plan.need})
     return True
@@ -94,23 +149,34 @@ async def _follow_start(supervisor: Supervisor, record: Record) -> None:
     if now != (record.phase, record.phase_detail):
         record.phase, record.phase_detail = now
         supervisor.bump(record)
-    if record.endpoint is None or (record.endpoint.uds and not record.dir.socket_path.exists()):
-        return
-    async with EngineHttp(record.endpoint, timeout_s=2) as http:
-        if await http.healthy():
-            await _became_ready(supervisor, record)
+    if record.endpoint is not None and await asyncio.to_thread(_listens, record) and await _healthy(record):
+        await _became_ready(supervisor, record)
+
+
+def _listens(record: Record) -> bool:
+    """Is it our engine that listens? A stranger on its port must be neither trusted nor told the key."""
+    port = record.request.options.port
+    return record.dir.socket_path.exists() if port is None else processes.listens(record.dir, port)
+
+
+async def _healthy(record: Record) -> bool:
+    async with asyncio.timeout(_HEALTH_LIMIT_S * 2), EngineHttp(record.started_endpoint(), _HEALTH_LIMIT_S) as http:
+        return await http.healthy()
 
 
 def _read_log(record: Record) -> None:
     """Feed what the engine wrote since."""
     try:
         with open(record.dir.log_path, "rb") as file:
+            if file.seek(0, os.SEEK_END) < record.log_offset:
+                record.log_offset = 0  # the log was turned over
             file.seek(record.log_offset)
             data = file.read(_LOG_READ_BYTES)
     except OSError:
         return
     record.log_offset += len(data)
-    *lines, record.log_rest = (record.log_rest + data).split(b"\n")
+    *lines, rest = (record.log_rest + data).split(b"\n")
+    record.log_rest = rest[-_LINE_LIMIT_BYTES:]
     for line in lines:
         record.startup.feed(line.decode(errors="replace"), time.monotonic())
 
@@ -152,26 +218,13 @@ def _remember_start(supervisor: Supervisor, record: Record) -> None:
     )
     try:
         supervisor.history.add(finished)
-    except OSError as error:
+    except (OSError, SuiteError) as error:
         log.warning("the start of %s was not recorded: %s", record.id, error)
-
-
-async def sample(supervisor: Supervisor) -> None:
-    """Requests in flight, memory, log size and idle time, every two seconds."""
-    rounds = 0
-    while True:
-        await asyncio.sleep(SAMPLE_S)
-        rounds += 1
-        supervisor.tell(ev.Tick(time.monotonic()))
-        records = [supervisor.records[engine.id] for engine in supervisor.ledger.live()]
-        await asyncio.gather(*(_sample_one(supervisor, r, rounds % MEMORY_EVERY == 0) for r in records))
-        for remote in list(supervisor.remotes.values()):
-            if await remote.refresh():
-                supervisor.bump(remote)
 
 
 async def _sample_one(supervisor: Supervisor, record: Record, memory: bool) -> None:
     await gauge(supervisor, record)
     await asyncio.to_thread(record.dir.rotate_log, supervisor.config.log_limit_mib * 1024**2)
     if memory and record.was_ready:
-        record.measured_bytes = await asyncio.to_thread(measure, record.dir, record.devices) or record.measured_bytes
+        found = await asyncio.to_thread(measure, record.dir, record.devices)
+        record.measured_bytes = found or record.measured_bytes

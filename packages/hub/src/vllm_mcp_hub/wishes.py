@@ -9,7 +9,6 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from vllm_mcp_hub.config import HubConfig, read_config
 from vllm_mcp_hub.core import events as ev
 from vllm_mcp_hub.core.plan import plan_start
 from vllm_mcp_hub.effects import sleep_verified, wake_verified
@@ -20,6 +19,7 @@ from vllm_mcp_hub.supervisor import Order, Supervisor
 from vllm_mcp_protocol.engine_env import VllmFacts, facts_dir, known_vllm_facts, read_vllm_facts, require_executable
 from vllm_mcp_protocol.engine_http import EngineHttp
 from vllm_mcp_protocol.errors import SuiteError
+from vllm_mcp_protocol.hub_config import HubConfig, read_config
 from vllm_mcp_protocol.model import (
     Endpoint,
     EngineStatus,
@@ -39,11 +39,11 @@ async def load(hub: Supervisor, request: LoadRequest) -> LoadGrant:
     hub.config = await asyncio.to_thread(read_config, hub.root / "hub.toml")
     executable = await asyncio.to_thread(_executable, hub, request)
     vllm = await asyncio.to_thread(_vllm_facts, hub, request, executable)
-    if request.options.port is not None:
-        await asyncio.to_thread(check_port, request.options.port)
+    devices = await hub.see_devices()
+    await _prepare(hub, request)
     plan = plan_start(
         request,
-        hub.devices,
+        devices,
         supported_flags=vllm.flags if vllm else frozenset(),
         history=hub.history.of(vllm.version if vllm else None),
         cpu_count=os.cpu_count() or 1,
@@ -60,6 +60,16 @@ async def load(hub: Supervisor, request: LoadRequest) -> LoadGrant:
         devices=record.devices,
         evicted=grant.evicted,
     )
+
+
+async def _prepare(hub: Supervisor, request: LoadRequest) -> None:
+    """What has to be known before the ledger decides: is the port free, and who of the idle is really idle?"""
+    port = request.options.port
+    present = hub.ledger.serving(request.options.served_model_name or request.model_id)
+    if port is not None and present is None and not any(e.port == port for e in hub.ledger.live()):
+        await asyncio.to_thread(check_port, port)
+    if request.make_room:
+        await asyncio.gather(*(gauge(hub, hub.records[engine.id]) for engine in list(hub.ledger.live())))
 
 
 def _executable(hub: Supervisor, request: LoadRequest) -> str:
@@ -90,6 +100,7 @@ def _load_event(number: str, order: Order, config: HubConfig) -> ev.LoadRequeste
         pinned=request.pin,
         start_limit_s=config.engine.start_limit_s,
         model=request.model_id,
+        port=request.options.port,
         dry_run=request.dry_run,
     )
 
@@ -105,11 +116,13 @@ async def gauge(hub: Supervisor, record: Record) -> None:
     """Ask a ready engine how many requests it has. One that does not answer keeps its last count."""
     if hub.state_of(record.id) not in (EngineStatus.READY, EngineStatus.DRAINING):
         return
-    with contextlib.suppress(SuiteError):
-        async with EngineHttp(record.started_endpoint(), timeout_s=_GAUGE_LIMIT_S) as http:
-            running, waiting = await http.gauges()
-        if hub.state_of(record.id) is not None:
-            await hub.tell_and_wait(ev.Gauged(record.id, running + waiting, time.monotonic()))
+    with contextlib.suppress(SuiteError, TimeoutError):
+        endpoint = record.started_endpoint()
+        async with asyncio.timeout(_GAUGE_LIMIT_S), EngineHttp(endpoint, timeout_s=_GAUGE_LIMIT_S) as http:
+            use = await http.use()
+        used = record.work_done is not None and use.work_done != record.work_done
+        record.work_done = use.work_done
+        await hub.tell_and_wait(ev.Gauged(record.id, use.in_flight, time.monotonic(), used=used))
 
 
 async def sleep(hub: Supervisor, engine_id: str, level: int) -> EngineView:
@@ -169,7 +182,8 @@ async def _remote_work(hub: Supervisor, engine_id: str, work: Callable[[EngineHt
 
 def set_model_config(hub: Supervisor, model_id: str, config: ModelConfig | None) -> None:
     """Keep request defaults of a model. Blocking."""
-    hub.model_configs.set(model_id, config)
+    with hub.files_lock:
+        hub.model_configs.set(model_id, config)
 
 
 async def attach(hub: Supervisor, url: str, api_key: str | None) -> EngineView:

@@ -17,6 +17,37 @@ When something failed: get-model-logs has vLLM's own words and the diagnosis.
 
 Errors carry a code, a message and a `suggestion`: follow it. Memory figures are MiB."""
 
+_VARIABLES = (
+    "VLLM_API_ENDPOINT",
+    "VLLM_API_KEY",
+    "VLLM_HOST",
+    "VLLM_PORT",
+    "DISCOVERY_ENDPOINTS",
+    "VLLM_TIMEOUT",
+    "VLLM_EXECUTABLE",
+    "VLLM_MODEL_CACHE_DIR",
+    "VLLM_GPU_MEMORY_UTILIZATION",
+    "VLLM_TENSOR_PARALLEL_SIZE",
+    "VLLM_PIPELINE_PARALLEL_SIZE",
+    "VLLM_MAX_MODEL_LEN",
+    "VLLM_QUANTIZATION",
+    "VLLM_DTYPE",
+    "VLLM_ENFORCE_EAGER",
+    "VLLM_ENABLE_PREFIX_CACHING",
+    "UNLOAD_IDLE_MODELS_MINUTES",
+    "HF_HOME",
+    "HF_HUB_CACHE",
+    "HF_ENDPOINT",
+    "HF_TOKEN",
+    "HF_HUB_OFFLINE",
+    "VLLM_HUB_DIR",
+    "VLLM_MCP_READ_ONLY",
+    "VLLM_MCP_ALLOWED_TOOLS",
+    "VLLM_MCP_DENIED_TOOLS",
+    "LOG_LEVEL",
+)
+"""What they mean is said in `Settings`."""
+
 DESCRIPTION = ServerDescription(
     name="vllm-model-manager",
     title="vLLM model manager",
@@ -25,22 +56,5 @@ DESCRIPTION = ServerDescription(
     distribution="vllm-model-manager",
     command="vllm-model-manager",
     module_build="vllm_model_manager.server:build_server",
-    environment=(
-        EnvVar("VLLM_API_ENDPOINT", "A running vLLM to attach, e.g. http://127.0.0.1:8000"),
-        EnvVar("VLLM_API_KEY", "API key of VLLM_API_ENDPOINT", secret=True),
-        EnvVar("VLLM_MODEL_CACHE_DIR", "Folder with models, in the Hugging Face cache layout"),
-        EnvVar("VLLM_GPU_MEMORY_UTILIZATION", "Default share of each GPU's memory per engine, 0 to 1"),
-        EnvVar("VLLM_TENSOR_PARALLEL_SIZE", "Default tensor-parallel size"),
-        EnvVar("VLLM_MAX_MODEL_LEN", "Default context window, tokens"),
-        EnvVar("VLLM_QUANTIZATION", "Default quantization method; none = unset"),
-        EnvVar("VLLM_DTYPE", "Default weight type"),
-        EnvVar("VLLM_EXECUTABLE", "Path of the vllm command"),
-        EnvVar("VLLM_TIMEOUT", "Time limit of one request to an engine, ms", default="120000"),
-        EnvVar("UNLOAD_IDLE_MODELS_MINUTES", "Unload models that were idle for so long, minutes"),
-        EnvVar("HF_HOME", "Hugging Face home; the cache is its folder hub"),
-        EnvVar("HF_TOKEN", "Hugging Face token for gated models", secret=True),
-        EnvVar("HF_HUB_OFFLINE", "1: never reach the Hugging Face Hub"),
-        EnvVar("VLLM_MCP_READ_ONLY", "true: hide and refuse every tool that changes something"),
-        EnvVar("LOG_LEVEL", "What is written to stderr", default="WARNING"),
-    ),
+    environment=tuple(EnvVar(name) for name in _VARIABLES),
 )

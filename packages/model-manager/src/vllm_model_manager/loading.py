@@ -1,13 +1,14 @@
 """One load from wish to answer: shared by load-model and switch-model. Nothing is half-done after a failure."""
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import anyio
 
-from vllm_mcp_protocol.errors import ErrorInfo, ModelNotLoaded, SuiteError, error_from_info
+from vllm_mcp_protocol.errors import EngineNotFound, ModelNotLoaded, SuiteError, error_from_info
 from vllm_mcp_protocol.model import EngineStatus, EngineView, LoadGrant, LoadOptions, LoadRequest
 from vllm_mcp_protocol.serving.context import Progress
 from vllm_mcp_protocol.serving.server import ToolContext
@@ -115,13 +116,28 @@ async def load_and_wait(work: Workplace, ctx: ToolContext, wanted: Wanted, prepa
     async with _stopped_when_cancelled(work, ctx, None if grant.joined else engine.id):
         await anyio.lowlevel.checkpoint()
         view = await work.wait_until(engine, settled, wait_s, start_report(ctx))
-    await _raise_failure(work, view)
+    await raise_if_ended(work, view, "loading")
     return Loaded(grant, view, reasons)
 
 
 def settled(view: EngineView) -> bool:
-    """Nothing more will come of this start: it serves, or it ended."""
-    return view.status in (EngineStatus.READY, EngineStatus.STOPPED, EngineStatus.DRAINING, EngineStatus.STOPPING)
+    """Nothing more will come of this start: it serves, or it ended.
+
+    One that failed and is being swept has not ended yet: its memory is free only when it has.
+    """
+    if view.status is EngineStatus.STOPPING:
+        return view.failure is None
+    return view.status in (EngineStatus.READY, EngineStatus.STOPPED, EngineStatus.DRAINING)
+
+
+def clock_report(ctx: ToolContext, wait_s: float, words: Callable[[EngineView], str]) -> Report:
+    """Progress of what has no estimate: seconds waited of those that are waited at most."""
+    progress, began_s = Progress(ctx), anyio.current_time()
+
+    async def report(view: EngineView) -> None:
+        await progress(min(anyio.current_time() - began_s, wait_s), wait_s, words(view))
+
+    return report
 
 
 def start_report(ctx: ToolContext) -> Report:
@@ -134,31 +150,53 @@ def start_report(ctx: ToolContext) -> Report:
     return report
 
 
-async def _raise_failure(work: Workplace, view: EngineView) -> None:
-    if view.status is EngineStatus.STOPPED and view.failure is not None:
+async def moved(
+    work: Workplace, view: EngineView, through: Collection[EngineStatus], wait_s: float, report: Report, doing: str
+) -> EngineView:
+    """The engine once it left the states `through`, or as it is after `wait_s`.
+
+    Raises its failure when it ended with one, and ModelNotLoaded when it ended without.
+    """
+    try:
+        view = await work.wait_until(view, lambda v: v.status not in through, wait_s, report)
+    except EngineNotFound as error:
+        raise _unloaded_meanwhile(view, doing) from error
+    await raise_if_ended(work, view, doing)
+    return view
+
+
+async def raise_if_ended(work: Workplace, view: EngineView, doing: str) -> None:
+    """Raises the failure of an engine that ended, or ModelNotLoaded; nothing for one that lives."""
+    if view.status in (EngineStatus.STOPPED, EngineStatus.STOPPING) and view.failure is not None:
         raise await failure_of(work, view)
     if view.status in (EngineStatus.STOPPED, EngineStatus.STOPPING, EngineStatus.DRAINING):
-        raise ModelNotLoaded(
-            f"{view.model_id} ({view.id}) was unloaded by somebody else while it was loading.",
-            engine_id=view.id,
-            suggestion=f"load-model {view.model_id} again if it is still wanted",
-        )
+        raise _unloaded_meanwhile(view, doing)
+
+
+def _unloaded_meanwhile(view: EngineView, doing: str) -> ModelNotLoaded:
+    return ModelNotLoaded(
+        f"{view.model_id} ({view.id}) was unloaded by somebody else while it was {doing}.",
+        model_id=view.model_id,
+        engine_id=view.id,
+        suggestion=f"load-model {view.model_id} again if it is still wanted",
+    )
 
 
 async def failure_of(work: Workplace, view: EngineView) -> SuiteError:
     """The engine's failure as an error, with the end of its log."""
     info = view.failure
     assert info is not None, "asked only of engines that failed"  # noqa: S101
-    details = {"model_id": view.model_id, "engine_id": view.id, **info.details}
-    if not details.get("log_tail"):
+    more: dict[str, Any] = {"model_id": view.model_id, "engine_id": view.id}
+    more["suggestion"] = f"get-model-logs {view.model_id} shows more of vLLM's log"
+    if not info.details.get("log_tail"):
         try:
             tail = await work.hub.logs(view.id, tail=_LOG_LINES)
         except SuiteError as error:
-            details["log_tail"] = f"the log cannot be read: {error}"
+            more["log_tail"] = f"the log cannot be read: {error}"
         else:
-            details["log_tail"] = log_excerpt(tail.lines)
-    details.setdefault("suggestion", f"get-model-logs {view.model_id} shows more of vLLM's log")
-    return error_from_info(ErrorInfo(code=info.code, message=info.message, details=details))
+            more["log_tail"] = log_excerpt(tail.lines)
+    known = {name: value for name, value in info.details.items() if value}
+    return error_from_info(info).with_details(**more | known)
 
 
 @asynccontextmanager

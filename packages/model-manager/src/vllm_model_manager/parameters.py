@@ -1,8 +1,11 @@
 """The parameters that several tools share, each described once."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
+
+from vllm_mcp_protocol.model import LoadOptions
 
 ModelName = Annotated[
     str,
@@ -68,3 +71,12 @@ AllowSmaller = Annotated[
 TtlMinutes = Annotated[float | None, Field(gt=0, le=525_600, description="Unload after so many idle minutes")]
 Pin = Annotated[bool, Field(description="Never unload when idle or for make_room")]
 Force = Annotated[bool, Field(description="Drop running requests; only if the user agreed")]
+
+
+def load_options(arguments: Mapping[str, Any]) -> LoadOptions:
+    """The options among a tool's arguments (its `locals()`), which have the names of LoadOptions' fields.
+
+    A test holds that the tools that load have every one of them, with the same bounds.
+    """
+    given = {name: arguments[name] for name in LoadOptions.model_fields}
+    return LoadOptions(**{name: value for name, value in given.items() if value is not None})

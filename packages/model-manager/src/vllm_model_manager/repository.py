@@ -1,6 +1,7 @@
 """Where a model that is to be loaded comes from: a cache, a local folder, or a download that would work."""
 
 import shutil
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,11 @@ from typing import Any
 import anyio
 from anyio import to_thread
 
+from vllm_mcp_protocol import checkpoint_config, hf_cache
 from vllm_mcp_protocol.errors import BadCheckpoint, BadInput, DiskFull, GatedRepository, ModelNotFound
 from vllm_mcp_protocol.model import ModelFacts
 from vllm_mcp_protocol.paths import confine
 from vllm_mcp_protocol.units import MIB, format_bytes
-from vllm_model_manager.core.files import weights_bytes
 from vllm_model_manager.core.finding import check_model_id, closest, is_path
 from vllm_model_manager.workplace import Workplace
 
@@ -136,22 +137,23 @@ def _ask_hub(work: Workplace, model_id: str, revision: str | None) -> ModelFacts
 
 def _facts(model_id: str, info: Any) -> ModelFacts:
     config = info.config if isinstance(info.config, dict) else {}
-    quantization = config.get("quantization_config")
-    method = quantization.get("quant_method") if isinstance(quantization, dict) else None
     return ModelFacts(
         model_id=model_id,
         revision=info.sha,
         complete=False,
         weights_bytes=weights_bytes({file.rfilename: file.size for file in info.siblings or ()}),
-        architectures=tuple(map(str, config.get("architectures") or ())),
-        model_type=_text(config.get("model_type")),
-        quantization=_text(method),
+        architectures=checkpoint_config.architectures(config),
+        model_type=checkpoint_config.short_text(config.get("model_type")),
+        quantization=checkpoint_config.quantization(config),
         has_chat_template=bool((config.get("tokenizer_config") or {}).get("chat_template")),
     )
 
 
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
+def weights_bytes(sizes: Mapping[str, int | None]) -> int | None:
+    """Size of the weight files that vLLM will download, of a repository's files and sizes; None: not known."""
+    found = [sizes[name] for name in hf_cache.weight_names(sizes)]
+    known = [size for size in found if size is not None]
+    return sum(known) if found and len(known) == len(found) else None
 
 
 def _gated(model_id: str, site: str, *, has_token: bool) -> GatedRepository:

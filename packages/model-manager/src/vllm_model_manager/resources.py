@@ -72,15 +72,11 @@ def _register_resources(server: SuiteServer, work: Workplace) -> None:
         return "\n".join([*log.lines, *([f"Diagnosis: {log.diagnosis}"] if log.diagnosis else [])])
 
 
-def _row_bytes(row: rows.ModelRow) -> int:
-    return len(row.model_dump_json().encode())
-
-
 async def fleet_json(work: Workplace) -> str:
     """Devices and engines as compact JSON."""
     state = await work.state()
     every = rows.fleet_rows(state, ())
-    shown, _ = page(every, limit=_MOST_ROWS, cursor=None, key=lambda row: row.id, size=_row_bytes)
+    shown, _ = page(every, limit=_MOST_ROWS, cursor=None, key=lambda row: row.id, size=rows.row_bytes)
     return compact_json(
         {
             "hub": {"version": state.version, "pid": state.pid, "uptime_s": state.uptime_s},

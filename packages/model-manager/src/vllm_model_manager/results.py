@@ -18,7 +18,8 @@ class ModelList(ToolResult):
     models: list[ModelRow]
     total_count: int = Field(description="Models that match, on all pages")
     loaded_count: int = Field(description="Models that answer now, whatever the filter")
-    adapters: list[str] = Field(default=[], description="LoRA adapters in the cache, for load-lora")
+    adapters: list[str] = Field(default=[], description="LoRA adapters in the cache, for load-lora; the first 20")
+    adapter_count: int = Field(default=0, description="LoRA adapters in the cache, all of them")
     next_cursor: str | None = Field(default=None, description="Give it as cursor to see more")
     warnings: list[str] = []
 

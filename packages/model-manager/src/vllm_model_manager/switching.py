@@ -8,21 +8,20 @@ import anyio
 from vllm_mcp_protocol.errors import (
     DeviceSettling,
     EngineFailed,
-    ErrorInfo,
     GpuMemoryHeld,
     GpuMemoryInsufficient,
     ModelBusy,
     NotSupported,
     SuiteError,
-    error_from_info,
 )
 from vllm_mcp_protocol.model import EngineStatus, EngineView, LoadGrant, LoadRequest
 from vllm_mcp_protocol.serving.context import Progress
 from vllm_mcp_protocol.serving.server import ToolContext
 from vllm_mcp_protocol.units import to_mib
-from vllm_model_manager.core.switching import SwitchPlan, plan_switch
+from vllm_model_manager.core.switch_plan import SwitchPlan, plan_switch
 from vllm_model_manager.loading import Loaded, Prepared, Wanted, client_is_gone, load_and_wait, prepare
 from vllm_model_manager.results import SwitchResult, SwitchStep
+from vllm_model_manager.sleeping import fall_asleep, wake_up
 from vllm_model_manager.workplace import Workplace
 
 logger = logging.getLogger(__name__)
@@ -126,7 +125,7 @@ class Switch:
             leaving = await self._idle(leaving)
         begun_s = anyio.current_time()
         if self._plan.put_aside == "sleep":
-            if leaving.status is EngineStatus.SLEEPING or await self._slept(leaving):
+            if await self._slept(leaving):
                 self._note("sleep", leaving, anyio.current_time() - begun_s, "sleeping")
                 return
             begun_s = anyio.current_time()
@@ -151,20 +150,22 @@ class Switch:
         )
 
     async def _slept(self, leaving: EngineView) -> bool:
-        """Put it to sleep; False, with the reason noted, when it cannot."""
-        give_up_s = anyio.current_time() + max(_SETTLE_S, self._left_s())
-        while True:
-            try:
-                await self._work.hub.sleep(leaving.id)
-            except DeviceSettling:
-                if anyio.current_time() >= give_up_s:
-                    raise
-                await anyio.sleep(0.1)
-            except (NotSupported, EngineFailed) as error:
-                self._extra_reasons.append(f"{leaving.model_id} is unloaded: it could not be put to sleep ({error})")
-                return False
-            else:
-                return True
+        """Put it to sleep; False, with the reason noted, when it cannot.
+
+        Raises DeviceSettling when it is not asleep in time: its memory is not free yet, so nothing can be loaded.
+        """
+        try:
+            view = await fall_asleep(self._work, self._ctx, leaving, 1, max(_SETTLE_S, self._left_s()))
+        except (NotSupported, EngineFailed) as error:
+            self._extra_reasons.append(f"{leaving.model_id} is unloaded: it could not be put to sleep ({error})")
+            return False
+        if view.status is EngineStatus.SLEEPING:
+            return True
+        raise DeviceSettling(
+            f"{leaving.model_id} ({leaving.id}) is still going to sleep; nothing else was changed.",
+            engine_id=leaving.id,
+            suggestion=f"call switch-model to {self._wanted.model_id} again: by then it sleeps",
+        )
 
     async def _unloaded(self, leaving: EngineView) -> str:
         """Unload it, and wait for its end as long as there is time: the hub queues the new engine behind it."""
@@ -180,7 +181,7 @@ class Switch:
             return "No other model was touched."
         try:
             if self._steps[0].action == "sleep":
-                view = await self._work.hub.wake(leaving.id)
+                view = await wake_up(self._work, self._ctx, leaving, max(_SETTLE_S, self._left_s()))
                 return f"{leaving.model_id} was woken again and is {_state_word(view)}."
             grant = await self._work.hub.load(_same_again(self._work, leaving))
         except SuiteError as error:
@@ -190,13 +191,8 @@ class Switch:
         return f"{leaving.model_id} is being loaded again" + (f" as {again.id}." if again else ".")
 
     def _with_state(self, error: SuiteError, state: str) -> SuiteError:
-        info = error.info
-        details = {
-            **info.details,
-            "state": state,
-            "steps": [step.model_dump(mode="json") for step in self._steps],
-        }
-        return error_from_info(ErrorInfo(code=info.code, message=f"{info.message.rstrip()} {state}", details=details))
+        steps = [step.model_dump(mode="json") for step in self._steps]
+        return error.with_details(f"{error.info.message.rstrip()} {state}", state=state, steps=steps)
 
     # -- the answer -------------------------------------------------------------------------------------------------
 

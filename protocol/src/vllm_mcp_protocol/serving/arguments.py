@@ -7,7 +7,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from vllm_mcp_protocol.errors import BadInput, UnknownArgument
-from vllm_mcp_protocol.serving.redaction import shown
+from vllm_mcp_protocol.redaction import shown
+from vllm_mcp_protocol.serving.naming import closest, did_you_mean
 from vllm_mcp_protocol.serving.schema import Schema
 
 _NUMBERS = ("integer", "number")
@@ -77,16 +78,13 @@ def _range(schema: Schema) -> str:
 
 
 def _unknown(tool: str, name: str, known: tuple[str, ...]) -> UnknownArgument:
-    from difflib import get_close_matches
-
-    close = get_close_matches(name.replace("-", "_").lower(), known, n=1, cutoff=0.5)
-    did_you_mean = f" Did you mean {close[0]}?" if close else ""
+    close = closest(name.replace("-", "_").lower(), known)
     takes = ", ".join(known) or "no arguments"
     return UnknownArgument(
-        f"{tool} has no argument {name[:100]!r}.{did_you_mean} It takes: {takes}.",
-        suggestion=f"use {close[0]}" if close else "leave it out",
+        f"{tool} has no argument {name[:100]!r}.{did_you_mean(close)} It takes: {takes}.",
+        suggestion=f"use {close}" if close else "leave it out",
         argument=name[:100],
-        closest=close[0] if close else None,
+        closest=close,
         allowed=list(known),
     )
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vllm_mcp_protocol.errors import BadInput, ErrorInfo, UnknownArgument
+from vllm_mcp_protocol.serving.naming import closest, did_you_mean
 
 if TYPE_CHECKING:
     from vllm_mcp_protocol.serving.server import SuiteServer
@@ -136,15 +137,13 @@ class _Words:
             self.found[name] = _scalar(text, kind)
 
     def _unknown(self, given: str) -> UnknownArgument:
-        from difflib import get_close_matches
-
         known = [name.replace("_", "-") for name in self._properties]
-        close = get_close_matches(given.replace("_", "-"), known, n=1, cutoff=0.5)
-        hint = f" Did you mean --{close[0]}?" if close else ""
+        close = closest(given.replace("_", "-"), known)
+        hint = did_you_mean(f"--{close}" if close else None)
         options = ", ".join(f"--{name}" for name in known) or "none"
         return UnknownArgument(
             f"There is no --{given}.{hint} The parameters are: {options}.",
-            suggestion=f"use --{close[0]}" if close else "leave it out",
+            suggestion=f"use --{close}" if close else "leave it out",
             argument=given,
             allowed=known,
         )

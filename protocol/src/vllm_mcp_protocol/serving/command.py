@@ -32,9 +32,9 @@ examples:
   {command}                                    serve MCP on stdin and stdout
   {command} --transport http --port 8100       serve MCP at http://127.0.0.1:8100/mcp
   {command} tools                              list the tools and their parameters
-  {command} call TOOL --parameter-name VALUE   call one tool; --json prints its structured result
+  {command} call TOOL --parameter-name VALUE   call one tool; --json prints its structured result"""
 
-exit codes: 0 done, 1 the tool failed, 2 bad usage, 3 nothing to talk to"""
+_EXIT_CODES = "exit codes: 0 done, 1 the tool failed, 2 bad usage, 3 nothing to talk to\n"
 
 
 def run(description: ServerDescription, argv: Sequence[str] | None = None) -> int:
@@ -109,19 +109,39 @@ def _refused(error: Any) -> int:
     return max(exit_code(error.info), 1)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Its help ends with the variables of the server, which are looked up only when somebody asks for it."""
+
+    server: ServerDescription
+
+    def format_help(self) -> str:
+        return "\n\n".join(
+            [super().format_help().rstrip(), "environment:\n" + _variable_lines(self.server), _EXIT_CODES]
+        )
+
+
+def _variable_lines(description: ServerDescription) -> str:
+    width = max((len(variable.name) for variable in description.environment), default=0)
+    return "\n".join(
+        f"  {variable.name:{width}}  {variable.description}" + (f" [{variable.default}]" if variable.default else "")
+        for variable in description.environment
+    )
+
+
 def _parser(description: ServerDescription) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=description.command,
         description=description.summary,
         epilog=_EPILOG.format(command=description.command),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.server = description
     parser.add_argument("--version", action="store_true", help="print the version")
     parser.add_argument("--transport", choices=("stdio", "http"), default="stdio")
     parser.add_argument("--host", default="127.0.0.1", help="any other than loopback needs a token (http)")
     parser.add_argument("--port", type=_port, default=_DEFAULT_PORT, help="0: any free one (http)")
     parser.add_argument("--token-file", type=Path, metavar="FILE", help="bearer token (http); else VLLM_MCP_TOKEN")
-    actions = parser.add_subparsers(dest="action", metavar="{call,tools}")
+    actions = parser.add_subparsers(dest="action", metavar="{call,tools}", parser_class=argparse.ArgumentParser)
     actions.add_parser("call", help="call one tool", add_help=False)
     tools = actions.add_parser("tools", help="list the tools and their parameters")
     tools.add_argument("--json", action="store_true", help="print the tools' schemas")

@@ -1,6 +1,9 @@
 """What a server is, as data: the one source of bundles, `--help` and `initialize`. Pure, cheap to import."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 SUMMARY_LIMIT_CHARS = 100
 """The MCP registry refuses longer descriptions in `server.json`."""
@@ -9,15 +12,53 @@ INSTRUCTIONS_LIMIT_CHARS = 1200
 """Clients put the instructions of every server into every conversation."""
 
 
-@dataclass(frozen=True)
 class EnvVar:
-    """An environment variable that a server reads."""
+    """An environment variable that a server reads.
 
-    name: str
-    description: str
-    default: str = ""
-    """What bundles write as its default; empty: unset."""
-    secret: bool = False
+    What is not given here is taken from `Settings`, when somebody asks: every start imports descriptions, and only
+    `--help` and the bundles read these texts.
+    """
+
+    def __init__(
+        self, name: str, description: str | None = None, default: str | None = None, *, secret: bool | None = None
+    ) -> None:
+        self.name = name
+        self._description, self._default, self._secret = description, default, secret
+
+    def __repr__(self) -> str:
+        return f"EnvVar({self.name!r})"
+
+    @property
+    def description(self) -> str:
+        """One line, without a full stop. Raises KeyError for a variable that neither says."""
+        return self._setting.description or "" if self._description is None else self._description
+
+    @property
+    def default(self) -> str:
+        """What applies when it is unset, as it would be written; empty: nothing."""
+        if self._default is not None:
+            return self._default
+        return _written(self._setting.default) if self._description is None else ""
+
+    @property
+    def secret(self) -> bool:
+        """Is its value never to be shown?"""
+        if self._secret is not None:
+            return self._secret
+        return self._description is None and "SecretStr" in str(self._setting.annotation)
+
+    @cached_property
+    def _setting(self) -> Any:
+        from vllm_mcp_protocol.settings import Settings
+
+        return Settings.model_fields[self.name.lower()]
+
+
+def _written(value: object) -> str:
+    """A default as one would write it into the environment."""
+    if value is None or isinstance(value, tuple | Mapping):
+        return ",".join(map(str, value or ()))
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from vllm_mcp_protocol.serving.server import SuiteServer
 
 PATH = "/mcp"
-DEFAULT_HOST = "127.0.0.1"
 _GRACE_S = 3
 """Time that running calls get after SIGTERM or Ctrl-C."""
 

@@ -26,9 +26,10 @@ from mcp_types import INVALID_PARAMS, CallToolResult, GetPromptResult, Icon, Inp
 from mcp_types import Tool as ListedTool
 
 from vllm_mcp_protocol.errors import Refused, SuiteError, ToolNotFound
+from vllm_mcp_protocol.redaction import redacted
 from vllm_mcp_protocol.serving.description import ServerDescription
+from vllm_mcp_protocol.serving.naming import closest, did_you_mean
 from vllm_mcp_protocol.serving.permissions import PermissionSettings, refusal
-from vllm_mcp_protocol.serving.redaction import redacted
 from vllm_mcp_protocol.serving.results import failure_payload
 from vllm_mcp_protocol.serving.tools import (
     DESTROY,
@@ -38,11 +39,12 @@ from vllm_mcp_protocol.serving.tools import (
     SuiteTool,
     call_result,
     make_tool,
+    open_world,
     success_result,
     too_long,
 )
 
-__all__ = ["DESTROY", "READ", "WRITE", "AuditSink", "ServingSettings", "SuiteServer", "ToolContext"]
+__all__ = ["DESTROY", "READ", "WRITE", "AuditSink", "ServingSettings", "SuiteServer", "ToolContext", "open_world"]
 
 logger = logging.getLogger(__name__)
 
@@ -207,16 +209,13 @@ class SuiteServer(MCPServer[Any]):
         return tool
 
     def _no_such_tool(self, name: str) -> ToolNotFound:
-        from difflib import get_close_matches
-
         known = [tool for tool in self._tools if self.permitted(tool)]
-        close = get_close_matches(name.replace("_", "-").lower(), known, n=1, cutoff=0.4)
-        hint = f" Did you mean {close[0]}?" if close else ""
+        close = closest(name.replace("_", "-").lower(), known, cutoff=0.4)
         return ToolNotFound(
-            f"{self.suite_description.name} has no tool {name[:100]!r}.{hint}",
-            suggestion=f"call {close[0]}" if close else "list the tools",
+            f"{self.suite_description.name} has no tool {name[:100]!r}.{did_you_mean(close)}",
+            suggestion=f"call {close}" if close else "list the tools",
             tool=name[:100],
-            closest=close[0] if close else None,
+            closest=close,
             known=known,
         )
 

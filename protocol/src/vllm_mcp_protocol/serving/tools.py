@@ -27,6 +27,12 @@ READ = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent_h
 WRITE = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
 DESTROY = ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False)
 
+
+def open_world(hints: ToolAnnotations) -> ToolAnnotations:
+    """`hints` of a tool that reaches beyond this machine, as a download does."""
+    return hints.model_copy(update={"open_world_hint": True})
+
+
 _NAME = re.compile(r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$")
 _NAME_LIMIT_CHARS = 35
 """Clients put `mcp__<server>__` in front, and some refuse more than 64 characters in all."""

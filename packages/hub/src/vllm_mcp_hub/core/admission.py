@@ -12,6 +12,7 @@ from vllm_mcp_protocol.errors import (
     ModelBusy,
     ModelNotLoaded,
     NotSupported,
+    PortInUse,
     TooFewDevices,
 )
 from vllm_mcp_protocol.model import DeviceId
@@ -19,6 +20,9 @@ from vllm_mcp_protocol.units import to_mib
 
 
 def admit(ledger: Ledger, event: LoadRequested) -> Placement | ErrorInfo:
+    taken = next((e for e in ledger.live() if event.port is not None and e.port == event.port), None)
+    if taken is not None:
+        return _port_taken(event, taken)
     wanted = event.devices or tuple(ledger.capacity)
     unknown = [device for device in wanted if device not in ledger.capacity]
     if unknown or len(wanted) < event.device_count:
@@ -32,6 +36,15 @@ def admit(ledger: Ledger, event: LoadRequested) -> Placement | ErrorInfo:
     idle = _idle(ledger) if event.make_room else ()
     found = place(free, count=event.device_count, need_bytes=event.need_bytes, evictable=idle)
     return found or _no_room(ledger, event, free)
+
+
+def _port_taken(event: LoadRequested, holder: Engine) -> ErrorInfo:
+    return PortInUse(
+        f"Port {event.port} belongs to {holder.id} ({holder.name}, {holder.state}).",
+        port=event.port,
+        holder=holder.id,
+        suggestion=f"choose another port, or unload-model {holder.name} and wait until it is gone",
+    ).info
 
 
 def _idle(ledger: Ledger) -> tuple[Idle, ...]:

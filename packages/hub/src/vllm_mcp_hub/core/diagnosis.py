@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vllm_mcp_hub.core.causes import CAUSES
-from vllm_mcp_hub.core.log_text import LoggedError, logged_errors, plain_text, redact
+from vllm_mcp_hub.core.log_text import LoggedError, logged_errors, plain_text
 from vllm_mcp_protocol.errors import EngineDied, EngineFailed, EngineOutOfMemory, ErrorInfo, VllmNotInstalled
+from vllm_mcp_protocol.redaction import redact_text
 
-__all__ = ["diagnose", "plain_text", "redact"]
+__all__ = ["diagnose", "plain_text"]
 
 MAX_CAUSE_CHARS = 600
 
@@ -52,7 +53,7 @@ def diagnose(
     if found is None:
         found = _death(log_text, exit_code, signal, was_ready) or _unknown_cause(errors, exit_code, was_ready)
     code, words, numbers, step = found
-    cause = _bounded(redact(words))
+    cause = _bounded(redact_text(words))
     details = {"cause": cause, "exit_code": exit_code, **numbers, "suggestion": step}
     happened = "died" if was_ready else "did not start"
     return ErrorInfo(code=code, message=f"{model_id} {happened}: {cause}", details=details)

@@ -1,5 +1,6 @@
 """What happens to engines (events), and what is to be done about it (effects). Pure values."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vllm_mcp_protocol.errors import ErrorInfo
@@ -30,6 +31,8 @@ class LoadRequested:
     start_limit_s: float = START_LIMIT_S
     model: str = ""
     """The model behind the name, when they differ: a load by the model's own id joins it too."""
+    port: int | None = None
+    """TCP port that it will listen on; a port is given once."""
     dry_run: bool = False
 
 
@@ -48,6 +51,7 @@ class Adopted:
     pinned: bool = False
     start_limit_s: float = START_LIMIT_S
     model: str = ""
+    port: int | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,8 @@ class LeaderLost:
 
     engine: EngineId
     failure: ErrorInfo | None
+    again: bool = False
+    """Start it once more when they are gone, with a smaller plan."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +142,15 @@ class Gauged:
     engine: EngineId
     in_flight: int
     now_s: float
+    used: bool = False
+    """It has worked since it was asked last, though perhaps not at this moment."""
+
+
+@dataclass(frozen=True)
+class DevicesSeen:
+    """What each device may be promised, read anew: a driver may come late, a GPU may fall off the bus."""
+
+    capacity: Mapping[DeviceId, int]
 
 
 @dataclass(frozen=True)
@@ -145,7 +160,8 @@ class Tick:
 
 Event = (
     LoadRequested | Adopted | BecameReady | StopRequested | LeaderLost | Vanished | SpawnFailed | SleepRequested
-    | SleepEnded | WakeRequested | WakeEnded | LeaseRequested | LeaseEnded | Gauged | Tick
+    | SleepEnded | WakeRequested | WakeEnded | LeaseRequested | LeaseEnded | Gauged | DevicesSeen
+    | Tick
 )  # fmt: skip
 
 

@@ -19,6 +19,9 @@ Extras = Mapping[str, FlagValue]
 """What `extra_args` say: flag → value; a switch is True, its `--no-` form False under the positive name."""
 
 MAX_ARGUMENT_CHARS = 20_000
+_SURROGATE = re.compile("[\ud800-\udfff]")
+"""Half a character, which no command line and no log can carry."""
+
 _DECIMAL = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _BINARY = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -29,11 +32,7 @@ def check_extra_args(extra_args: Sequence[str], supported: frozenset[str]) -> Ex
     Raises FlagNotAllowed, FlagNotSupported, ConflictingFlags, or BadInput for a value the flag cannot take.
     """
     found: dict[str, FlagValue] = {}
-    rest = list(extra_args)
-    while rest:
-        token = rest.pop(0)
-        name, equals, inline = token.partition("=")
-        base, kind = _allowed_kind(name, supported)
+    for name, base, kind, texts in _items(extra_args, supported):
         if base in found:
             raise ConflictingFlags(
                 f"extra_args give {base} twice.",
@@ -41,9 +40,32 @@ def check_extra_args(extra_args: Sequence[str], supported: frozenset[str]) -> Ex
                 flag=base,
                 parameter="extra_args",
             )
-        texts = [inline] if equals else _take_values(rest, kind)
         found[base] = base == name if kind is Kind.SWITCH and not texts else _value(base, kind, texts)
     return found
+
+
+def _items(
+    extra_args: Sequence[str], supported: frozenset[str]
+) -> Iterator[tuple[str, str, Kind, list[str]]]:
+    """Each flag as it was written, its positive name, its kind, and the texts that belong to it."""
+    rest = list(extra_args)
+    _check_characters(rest)
+    while rest:
+        name, equals, inline = rest.pop(0).partition("=")
+        base, kind = _allowed_kind(name, supported)
+        yield name, base, kind, [inline] if equals else _take_values(rest, kind)
+
+
+def written_flags(extra_args: Sequence[str]) -> tuple[str, ...]:
+    """`extra_args`, checked, as they go on vLLM's command line: each value in one word with its flag.
+
+    vLLM's parser takes a word such as -1.5 for a flag with a dotted key, and swallows the word after it. Several
+    values follow their flag as words of their own: none of them begins with a dash. Raises as `check_extra_args`.
+    """
+    words: list[str] = []
+    for name, _, _, texts in _items(extra_args, frozenset()):
+        words += [f"{name}={texts[0]}"] if len(texts) == 1 else [name, *texts]
+    return tuple(words)
 
 
 def parse_flags(flags: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -61,7 +83,7 @@ def parse_flags(flags: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 def human_int(text: str) -> int:
     """A whole number as vLLM reads it: 16, 8k (8,000), 8K (8,192), 16M (16 MiB). Raises ValueError."""
-    match = re.fullmatch(r"(-?[0-9]+)(\.[0-9]+)?([kKmMgGtT]?)", text)
+    match = re.fullmatch(r"(-?[0-9]{1,18})(\.[0-9]{1,9})?([kKmMgGtT]?)", text)
     if match is None or (match[2] and match[3] not in _DECIMAL):
         raise ValueError(f"{text!r} is not {Kind.INT.value}")
     factor = _DECIMAL.get(match[3]) or _BINARY[match[3]]
@@ -95,6 +117,16 @@ def _allowed_kind(name: str, supported: frozenset[str]) -> tuple[str, Kind]:
     if supported and name not in supported:
         raise _unknown(name, supported)
     return base, kind
+
+
+def _check_characters(tokens: Sequence[str]) -> None:
+    for index, token in enumerate(tokens):
+        if _SURROGATE.search(token):
+            raise BadInput(
+                f"extra_args: number {index + 1} of them is not text that UTF-8 can hold.",
+                suggestion="Write it again by hand.",
+                parameter="extra_args",
+            )
 
 
 def _check_spelling(name: str) -> None:
@@ -161,7 +193,22 @@ def _value(flag: str, kind: Kind, texts: Sequence[str]) -> FlagValue:
         _check_text(flag, kind, text)
     if kind is Kind.JSON:
         return _json_value(flag, texts[0])
+    if kind in (Kind.INT, Kind.FLOAT):
+        _check_number(flag, kind, texts[0])
     return tuple(texts) if kind is Kind.NAMES else texts[0]
+
+
+def _check_number(flag: str, kind: Kind, text: str) -> None:
+    number = human_int(text) if kind is Kind.INT else float(text)
+    least = 1 if flag in table.POSITIVE else 0
+    if number < least and flag not in table.SIGNED:
+        raise BadInput(
+            f"extra_args: {flag} must be {least} or more, not {text}.",
+            suggestion=f"Give {flag} a larger number, or leave it out.",
+            parameter="extra_args",
+            flag=flag,
+            value=text,
+        )
 
 
 def _check_text(flag: str, kind: Kind, text: str) -> None:
@@ -194,10 +241,10 @@ def _bad_value(flag: str, kind: Kind, texts: Sequence[str]) -> BadInput:
 
 def _json_value(flag: str, text: str) -> Mapping[str, Any]:
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_unique_keys)
     except (ValueError, RecursionError):
         value = None
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) or _SURROGATE.search(json.dumps(value, ensure_ascii=False)):
         raise _bad_value(flag, Kind.JSON, [text])
     allowed_keys = table.JSON_KEYS.get(flag)
     for key in value:
@@ -206,6 +253,14 @@ def _json_value(flag: str, text: str) -> Mapping[str, Any]:
     for key, leaf in _leaves(flag, value):
         _check_leaf(flag, key, leaf)
     return value
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Of two equal keys one parser takes the first and another the last: what was checked must be what is read."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key is given twice")
+    return found
 
 
 def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -225,5 +280,10 @@ def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
 def _check_leaf(flag: str, key: str, leaf: Any) -> None:
     if not key.startswith("--") and table.FORBIDDEN_KEY.search(key):
         raise _not_allowed(f"{flag} with the key {key[:40]!r}", "such a key names code, a place or a secret", "")
-    if isinstance(leaf, str) and (leaf in table.CODE_VALUES or table.FORBIDDEN_TEXT.search(leaf)):
+    if not isinstance(leaf, str):
+        return
+    if leaf in table.CODE_VALUES or table.FORBIDDEN_TEXT.search(leaf):
         raise _not_allowed(f"{flag} with {leaf[:40]!r}", "the value names code, a file or an address", "")
+    pattern = table.JSON_TEXTS.get(f"{flag}.{key}", table.JSON_TEXTS.get(flag))
+    if pattern is not None and not pattern.fullmatch(leaf):
+        raise _not_allowed(f"{flag}: {key[:40]} with {leaf[:40]!r}", "vLLM could take it for code or a file", "")

@@ -23,8 +23,9 @@ class Kind(Enum):
 
 
 VALUE_PATTERNS = {
-    Kind.INT: re.compile(r"-?[0-9]+(\.[0-9]+(?=[kmgt]))?[kKmMgGtT]?"),
-    Kind.FLOAT: re.compile(r"-?[0-9]+(\.[0-9]+)?(e-?[0-9]+)?"),
+    # As many digits as 64 bits hold: a longer number is a mistake, and arithmetic with it an OverflowError.
+    Kind.INT: re.compile(r"-?[0-9]{1,18}(\.[0-9]{1,9}(?=[kmgt]))?[kKmMgGtT]?"),
+    Kind.FLOAT: re.compile(r"-?[0-9]{1,18}(\.[0-9]{1,18})?(e-?[0-9]{1,2})?"),
     # Neither a dot nor a slash: an import path or a file is not a name.
     Kind.NAME: re.compile(r"[A-Za-z0-9_+-]+"),
     Kind.REPO: re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"),
@@ -100,7 +101,30 @@ _ALLOWED_WORDS = {
 
 ALLOWED: dict[str, Kind] = {f"--{word}": kind for kind, words in _ALLOWED_WORDS.items() for word in words.split()}
 
+SIGNED = frozenset({"--seed", "--max-logprobs"})
+"""Flags that may be negative; elsewhere vLLM refuses it, or reads it as "no limit" that nobody promised."""
+
+POSITIVE = frozenset(
+    f"--{name}"
+    for name in (
+        *("data-parallel-size", "prefill-context-parallel-size", "decode-context-parallel-size"),
+        *("kv-cache-memory-bytes", "block-size", "spec-tokens"),
+    )
+)
+"""Flags whose number is 1 or more."""
+
+_METHODS = """
+    ngram ngram_gpu suffix medusa mlp_speculator draft_model eagle eagle3 extract_hidden_states dflash dspark mtp
+    deepseek_mtp dots3_note_mtp mimo_mtp mimo_v2_mtp glm4_moe_mtp glm4_moe_lite_mtp glm_ocr_mtp ernie_mtp
+    nemotron_h_mtp exaone_moe_mtp exaone4_5_mtp qwen3_next_mtp qwen4_exp_mtp qwen3_5_mtp longcat_flash_mtp
+    bailing_hybrid_v3_mtp minimax_m3_mtp bailing_hybrid_mtp kimi_k3_mtp pangu_ultra_moe_mtp step3p5_mtp hy_v3_mtp
+    hy_v4_mtp gemma4_mtp inkling_mtp glm5_next_mtp"""
+
+SPECULATIVE_METHODS = frozenset(_METHODS.split())
+"""vLLM's own but `custom_class`, which imports what the model is named."""
+
 CHOICES: dict[str, frozenset[str]] = {
+    "--spec-method": SPECULATIVE_METHODS,
     "--config-format": frozenset({"auto", "hf", "mistral"}),
     "--convert": frozenset({"auto", "classify", "embed", "none"}),
     "--data-parallel-backend": frozenset({"mp"}),
@@ -130,17 +154,73 @@ _COMPILATION_KEYS = """
     cudagraph_specialize_lora cudagraph_copy_inputs compile_sizes compile_mm_encoder cudagraph_mm_encoder
     encoder_cudagraph_token_budgets use_inductor_graph_partition pass_config custom_ops"""
 
+_SPECULATIVE_KEYS = """
+    model method num_speculative_tokens num_speculative_tokens_per_batch_size draft_tensor_parallel_size enforce_eager
+    quantization moe_backend attention_backend kv_cache_dtype max_model_len revision index_share_for_mtp_iteration
+    disable_padded_drafter_batch disable_eagle_block_drop use_local_argmax_reduction use_heterogeneous_vocab
+    prompt_lookup_max prompt_lookup_min parallel_drafting suffix_decoding_max_tree_depth
+    suffix_decoding_max_cached_requests suffix_decoding_max_spec_factor suffix_decoding_min_token_prob
+    rejection_sample_method synthetic_acceptance_rates synthetic_acceptance_length enable_adaptive_verification"""
+
+_ATTENTION_KEYS = """
+    backend backend_per_kind flash_attn_version flash_attn_max_num_splits_for_cuda_graph tokenspeed_mla_min_split_kv
+    tq_max_kv_splits_for_cuda_graph use_trtllm_attention disable_flashinfer_q_quantization mla_prefill_backend
+    use_prefill_query_quantization indexer_kv_dtype indexer_sparse_logits hisparse_config use_non_causal
+    sparse_mla_force_mqa sparse_mla_prefill_workspace_factor flex_attn_block_m flex_attn_block_n
+    flex_attn_q_block_size flex_attn_kv_block_size"""
+
+_KERNEL_KEYS = """
+    ir_op_priority enable_flashinfer_autotune enable_rocm_segmented_attn_autotune enable_cutedsl_warmup
+    enable_jit_warmup moe_backend sparse_indexer_topk_backend linear_backend linear_backend_per_quant"""
+
+_POOLER_KEYS = """
+    task pooling_type seq_pooling_type tok_pooling_type use_activation enable_flash_late_interaction dimensions
+    enable_chunked_processing max_embed_len logit_mean logit_sigma step_tag_id returned_token_ids"""
+
+_EPLB_KEYS = """
+    window_size step_interval num_redundant_experts log_balancedness log_balancedness_interval use_async policy
+    communicator enable_migration_batching"""
+
+_STRUCTURED_KEYS = """
+    backend disable_any_whitespace disable_additional_properties reasoning_parser enable_in_reasoning"""
+
 JSON_KEYS: dict[str, frozenset[str]] = {
+    "--attention-config": frozenset(_ATTENTION_KEYS.split()),
     "--compilation-config": frozenset(_COMPILATION_KEYS.split()),
+    "--diffusion-config": frozenset({"canvas_length", "max_denoising_steps"}),
+    "--eplb-config": frozenset(_EPLB_KEYS.split()),
+    "--kernel-config": frozenset(_KERNEL_KEYS.split()),
     "--model-loader-extra-config": frozenset({"enable_multithread_load", "num_threads", "concurrency"}),
+    "--pooler-config": frozenset(_POOLER_KEYS.split()),
+    "--quantization-config": frozenset({"linear", "moe", "ignore", "targets"}),
+    "--reasoning-config": frozenset({"reasoning_parser", "reasoning_start_str", "reasoning_end_str"}),
+    "--speculative-config": frozenset(_SPECULATIVE_KEYS.split()),
+    "--structured-outputs-config": frozenset(_STRUCTURED_KEYS.split()),
 }
-"""Objects whose other keys name code (`inductor_passes`, `backend`) or places to read and write."""
+"""The harmless keys of vLLM's own objects; others name code (`inductor_passes`) or places to read and write."""
+
+_REPO = VALUE_PATTERNS[Kind.REPO].pattern
+_ANY = re.compile(r".*", re.DOTALL)
+_NO_IMPORT_PATH = re.compile(r"(?![^\W\d]\w*(?:\.[^\W\d]\w*)+$).*", re.DOTALL)
+
+JSON_TEXTS: dict[str, re.Pattern[str]] = {
+    **dict.fromkeys(JSON_KEYS, VALUE_PATTERNS[Kind.NAME]),
+    **dict.fromkeys(("--hf-overrides", "--mm-processor-kwargs", "--media-io-kwargs"), _NO_IMPORT_PATH),
+    # Layers are named by dotted words.
+    **dict.fromkeys(("--quantization-config", "--hf-overrides.ignore", "--hf-overrides.ignored_layers"), _ANY),
+    "--hf-overrides.modules_to_not_convert": _ANY,
+    "--reasoning-config.reasoning_start_str": _ANY,
+    "--reasoning-config.reasoning_end_str": _ANY,
+    # Without a method, vLLM 0.32 takes a dotted model for the path of a class, and imports it.
+    "--speculative-config.model": re.compile(rf"{_REPO}|{'|'.join(sorted(SPECULATIVE_METHODS))}"),
+    "--speculative-config.method": re.compile("|".join(sorted(SPECULATIVE_METHODS))),
+    "--speculative-config.revision": re.compile(r"\w[\w./-]*"),
+}
+"""What a text in the object of a flag, or under one of its keys, must match from end to end."""
 
 CODE, PORT, FILES = "loads code", "opens or changes a network address", "reads or writes files"
 SECRET, OWNED = "holds a secret, and a command line is visible to every user", "is set by the hub"
 FLEET, OPEN = "changes how many processes or hosts the engine spans", "lets requests do more than infer"
-
-_FLEET = "setup-distributed-model, which runs a model on several hosts"
 
 
 def _each(words: str, why: str, instead: str = "") -> dict[str, tuple[str, str]]:
@@ -269,6 +349,8 @@ CODE_VALUES = frozenset({"custom_class"})
 """Values of `--spec-method` and the like that make vLLM import what another key names."""
 
 FORBIDDEN_KEY = re.compile(
+    # Private names, and what transformers hands to `from_pretrained` or fetches from the Hub as a kernel.
+    r"^_|^(?:token|proxies|subfolder|use_kernels)$|dict_json$|(?:^|_)implementation$|"
     r"auto_map|trust_remote|plugin|"
     r"(?:^|_)(?:cls|class|module|modules|callable|import|code_revision|"
     r"path|paths|dir|dirs|file|files|filename|filenames|uri|url|urls|"

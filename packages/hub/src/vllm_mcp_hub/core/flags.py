@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-from vllm_mcp_hub.core.extra_args import Extras, check_extra_args, parse_flags
+from vllm_mcp_hub.core.extra_args import Extras, check_extra_args, parse_flags, written_flags
 from vllm_mcp_protocol.errors import (
     BadInput,
     BadQuantization,
@@ -85,7 +85,7 @@ def vllm_flags(
     flags = [token for name, flag in OPTION_FLAGS.items() for token in _option_tokens(name, flag, options)]
     _check_options_supported(flags, supported)
     eager, reasons = _default_eager(options, extras, device_kind)
-    return (*flags, *eager, *options.extra_args), (*_asked_reasons(options), *reasons)
+    return (*flags, *eager, *written_flags(options.extra_args)), (*_asked_reasons(options), *reasons)
 
 
 def check_facts(options: LoadOptions, facts: ModelFacts, device_kind: DeviceKind, extras: Extras) -> None:

@@ -56,7 +56,7 @@ def size_pool(
     if sequence_bytes > limit_bytes:
         return _shortened(options, facts, limit_bytes, token_bytes, sequence_bytes, context)
     if given_bytes is not None:
-        return KvPool(given_bytes, None, f"KV pool {format_bytes(given_bytes)}: --kv-cache-memory-bytes, as asked.")
+        return KvPool(given_bytes, None, f"KV pool {format_bytes(given_bytes)}: --kv-cache-memory-bytes, as given.")
     count = min(options.max_num_seqs or MAX_SEQUENCES, MAX_SEQUENCES)
     size = _whole_mib(max(MIN_POOL_BYTES, min(count * sequence_bytes, limit_bytes)), limit_bytes)
     return KvPool(size, None, _sized_reason(size, sequence_bytes, context, count))
@@ -64,7 +64,7 @@ def size_pool(
 
 def dtype_scale(options: LoadOptions, facts: ModelFacts) -> float:
     """Size of a value in the asked dtype, relative to the checkpoint's; 1 where one of them is not known."""
-    asked, own = _DTYPE_BYTES.get(options.dtype or ""), _DTYPE_BYTES.get((facts.dtype or "").removeprefix("torch."))
+    asked, own = _DTYPE_BYTES.get(options.dtype or ""), _DTYPE_BYTES.get(facts.dtype or "")
     return asked / own if asked and own else 1.0
 
 
@@ -73,7 +73,7 @@ def _token_bytes(options: LoadOptions, facts: ModelFacts, tensor_parallel: int) 
         return None
     scale = dtype_scale(options, facts)
     if options.kv_cache_dtype and options.kv_cache_dtype.startswith(("fp8", "int8")):
-        scale = 1 / _DTYPE_BYTES.get((facts.dtype or "").removeprefix("torch."), 2)
+        scale = 1 / _DTYPE_BYTES.get(facts.dtype or "", 2)
     return facts.kv_bytes_per_token * scale / tensor_parallel
 
 

@@ -27,7 +27,7 @@ TRANSITIONS: Mapping[EngineStatus, frozenset[EngineStatus]] = {
     S.SLEEPING: frozenset({S.WAKE_QUEUED, S.STOPPING, S.STOPPED}),
     S.WAKE_QUEUED: frozenset({S.WAKING, S.STOPPING, S.STOPPED}),
     S.WAKING: frozenset({S.READY, S.STOPPING, S.STOPPED}),
-    S.STOPPING: frozenset({S.STOPPED}),
+    S.STOPPING: frozenset({S.STOPPED, S.QUEUED}),
     S.STOPPED: frozenset(),
 }
 
@@ -65,6 +65,9 @@ class Engine:
     leases: set[RequestId] = field(default_factory=set)
     waiting: list[RequestId] = field(default_factory=list)
     """Leases that will be granted when it is ready."""
+    port: int | None = None
+    retry: bool = False
+    """It will be queued again when it is gone; its promise stands."""
     exit_code: int | None = None
     failure: ErrorInfo | None = None
 
@@ -78,7 +81,7 @@ class Engine:
             return 0
         if self.state is S.SLEEPING:
             return self.asleep_bytes or 0
-        return self.need_bytes if self.state in PROMISED else 0
+        return self.need_bytes if self.state in PROMISED or self.retry else 0
 
     def move(self, state: EngineStatus) -> None:
         """Change the state. Raises IllegalTransition, changing nothing, when TRANSITIONS does not have it."""
@@ -107,6 +110,11 @@ class Ledger:
     def serving(self, name: str) -> Engine | None:
         """The engine that a load of `name` would join."""
         return next((e for e in self.engines.values() if name in (e.name, e.model) and e.state in SERVING), None)
+
+    def refresh(self, seen: Mapping[DeviceId, int]) -> None:
+        """Take over what the devices hold now. One that is gone keeps what its engines were promised, and no more."""
+        used = {device for engine in self.live() for device in engine.devices}
+        self.capacity = dict(seen) | {device: self.promised(device) for device in used - seen.keys()}
 
     def live(self) -> Iterator[Engine]:
         """Engines of which the operating system may still hold something."""

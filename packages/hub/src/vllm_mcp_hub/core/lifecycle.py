@@ -23,6 +23,7 @@ from vllm_mcp_hub.core.admission import admit, not_loaded, not_now, sleep_obstac
 from vllm_mcp_hub.core.events import (
     Adopted,
     BecameReady,
+    DevicesSeen,
     Effect,
     Event,
     Gauged,
@@ -47,7 +48,7 @@ from vllm_mcp_hub.core.events import (
     WakeRequested,
 )
 from vllm_mcp_hub.core.ledger import SERVING, Engine, IllegalTransition, Ledger, S
-from vllm_mcp_protocol.errors import ErrorInfo, StartTimedOut
+from vllm_mcp_protocol.errors import EngineNotFound, ErrorInfo, StartTimedOut
 from vllm_mcp_protocol.model import DeviceId
 
 STOP_GRACE_S = 20.0
@@ -72,10 +73,23 @@ def _apply(ledger: Ledger, event: Event) -> list[Effect]:
             return _lease(ledger, event)
         case LeaseEnded(request, now_s):
             return _end_lease(ledger, request, now_s)
+        case DevicesSeen(capacity):
+            ledger.refresh(capacity)
+            return []
         case Tick(now_s):
             return [effect for engine in list(ledger.live()) for effect in _tick(ledger, engine, now_s)]
+        case _ if event.engine not in ledger.engines:
+            return _forgotten(event)
         case _:
             return _apply_to_engine(ledger, ledger.engines[event.engine], event)
+
+
+def _forgotten(event: Event) -> list[Effect]:
+    """News of an engine that stopped so long ago that it is forgotten is no news; a question needs an answer."""
+    if not isinstance(event, SleepRequested | WakeRequested):
+        return []
+    gone = EngineNotFound(f"Engine {event.engine} is not there any more.", engine_id=event.engine)
+    return [Refused(event.request, gone.info)]
 
 
 def _apply_to_engine(ledger: Ledger, engine: Engine, event: Event) -> list[Effect]:
@@ -84,8 +98,8 @@ def _apply_to_engine(ledger: Ledger, engine: Engine, event: Event) -> list[Effec
             return _ready(engine, now_s) if engine.state is S.STARTING else []  # a late probe is not news
         case StopRequested(_, force):
             return _stop(engine, force)
-        case LeaderLost(_, failure):
-            return _lose(engine, failure)
+        case LeaderLost(_, failure, again):
+            return _lose(engine, failure, again)
         case Vanished(_, exit_code, failure, again):
             return _vanish(engine, exit_code, failure, again)
         case SpawnFailed(_, failure):
@@ -98,8 +112,8 @@ def _apply_to_engine(ledger: Ledger, engine: Engine, event: Event) -> list[Effec
             return _wake(ledger, engine, request, now_s)
         case WakeEnded(_, now_s, failure):
             return _woken(engine, now_s, failure)
-        case Gauged(_, in_flight, now_s):
-            return _gauge(engine, in_flight, now_s)
+        case Gauged(_, in_flight, now_s, used):
+            return _gauge(engine, in_flight, now_s, used)
         case _:
             raise IllegalTransition(f"{event} is not an engine's event")
 
@@ -158,6 +172,7 @@ def _new_engine(ledger: Ledger, event: LoadRequested, devices: tuple[DeviceId, .
         ticket=ledger.ticket(),
         last_used_s=event.now_s,
         model=event.model,
+        port=event.port,
         asleep_bytes=event.asleep_bytes,
         ttl_s=event.ttl_s,
         pinned=event.pinned,
@@ -180,6 +195,7 @@ def _adopt(ledger: Ledger, event: Adopted) -> list[Effect]:
         ticket=ledger.ticket(),
         last_used_s=event.now_s,
         model=event.model,
+        port=event.port,
         asleep_bytes=event.asleep_bytes,
         ttl_s=event.ttl_s,
         pinned=event.pinned,
@@ -208,6 +224,7 @@ def _grant_waiting(engine: Engine) -> list[Effect]:
 def _stop(engine: Engine, force: bool) -> list[Effect]:
     if engine.state in (S.STOPPED, S.STOPPING):
         # A forced stop of an engine that is already stopping shortens its grace; its kill is repeated, harmlessly.
+        engine.retry = False
         return [Kill(engine.id, FORCED_GRACE_S)] if force and engine.state is S.STOPPING else []
     if engine.state is S.QUEUED:
         engine.move(S.STOPPED)  # never spawned: nothing to kill
@@ -220,8 +237,9 @@ def _stop(engine: Engine, force: bool) -> list[Effect]:
     return _end(engine, FORCED_GRACE_S if force else STOP_GRACE_S)
 
 
-def _end(engine: Engine, grace_s: float) -> list[Effect]:
+def _end(engine: Engine, grace_s: float, failure: ErrorInfo | None = None) -> list[Effect]:
     engine.move(S.STOPPING)
+    engine.failure = failure
     engine.leases.clear()
     return [Kill(engine.id, grace_s), *_refuse_waiting(engine)]
 
@@ -232,25 +250,28 @@ def _refuse_waiting(engine: Engine) -> list[Effect]:
     return [Refused(request, error) for request in waiting]
 
 
-def _lose(engine: Engine, failure: ErrorInfo | None) -> list[Effect]:
-    if engine.state in (S.STOPPING, S.STOPPED):
+def _lose(engine: Engine, failure: ErrorInfo | None, again: bool) -> list[Effect]:
+    if engine.state in (S.QUEUED, S.STOPPING, S.STOPPED):
         return []
-    engine.failure = failure
-    return _end(engine, LOST_GRACE_S)
+    if again and engine.state is S.STARTING and engine.attempts == 1:
+        engine.move(S.STOPPING)
+        engine.retry = True
+        return [Kill(engine.id, LOST_GRACE_S)]
+    return _end(engine, LOST_GRACE_S, failure)
 
 
 def _vanish(engine: Engine, exit_code: int | None, failure: ErrorInfo | None, again: bool) -> list[Effect]:
     if engine.state in (S.QUEUED, S.STOPPED):
         raise IllegalTransition(f"{engine.id} vanished while {engine.state}")
-    if again and engine.state is S.STARTING and engine.attempts == 1:
+    if engine.retry or (again and engine.state is S.STARTING and engine.attempts == 1):
         engine.move(S.QUEUED)
-        engine.attempts, engine.started_s = 2, None
+        engine.attempts, engine.started_s, engine.retry = 2, None, False
         return []
     asked = engine.state is S.STOPPING
     engine.move(S.STOPPED)
     engine.exit_code, engine.in_flight = exit_code, 0
     engine.leases.clear()
-    engine.failure = engine.failure or (None if asked else failure)
+    engine.failure = engine.failure if asked else failure
     return _refuse_waiting(engine)
 
 
@@ -271,6 +292,8 @@ def _slept(engine: Engine, now_s: float, failure: ErrorInfo | None) -> list[Effe
         return []
     engine.failure, engine.asleep_since_s = failure, now_s
     engine.move(S.SLEEPING if failure is None else S.READY)
+    if failure is not None:
+        engine.asleep_bytes = None  # it would fail again, and an idle one would be asked at every tick
     return []
 
 
@@ -291,8 +314,7 @@ def _woken(engine: Engine, now_s: float, failure: ErrorInfo | None) -> list[Effe
         return []
     if failure is None:
         return _ready(engine, now_s)
-    engine.failure = failure  # half awake is of no use to anybody, and its memory is unknown
-    return _end(engine, FORCED_GRACE_S)
+    return _end(engine, FORCED_GRACE_S, failure)  # half awake is of no use to anybody, its memory is unknown
 
 
 # -- use and idleness ------------------------------------------------------------------------------------------------
@@ -326,9 +348,9 @@ def _end_lease(ledger: Ledger, request: RequestId, now_s: float) -> list[Effect]
     return []
 
 
-def _gauge(engine: Engine, in_flight: int, now_s: float) -> list[Effect]:
+def _gauge(engine: Engine, in_flight: int, now_s: float, used: bool) -> list[Effect]:
     engine.in_flight = in_flight
-    if in_flight:
+    if in_flight or used:
         engine.last_used_s = now_s
     return _finish_draining(engine)
 
@@ -351,13 +373,13 @@ def _tick(ledger: Ledger, engine: Engine, now_s: float) -> list[Effect]:
 def _check_start_limit(engine: Engine, now_s: float) -> list[Effect]:
     if engine.started_s is None or now_s - engine.started_s < engine.start_limit_s:
         return []
-    engine.failure = StartTimedOut(
+    failure = StartTimedOut(
         f"{engine.name} was not ready {engine.start_limit_s:.0f} s after its start.",
         engine_id=engine.id,
         limit_s=engine.start_limit_s,
         suggestion=f"get-model-logs {engine.name}; a slow disk or download needs a larger start_limit_s in hub.toml",
     ).info
-    return _end(engine, FORCED_GRACE_S)
+    return _end(engine, FORCED_GRACE_S, failure)
 
 
 def _expired(engine: Engine, since_s: float, now_s: float) -> bool:

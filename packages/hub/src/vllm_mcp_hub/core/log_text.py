@@ -4,16 +4,10 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from vllm_mcp_protocol.redaction import redact_text
+
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
-_SECRETS = (
-    (re.compile(r"\b(?:hf_|sk-|gh[pousr]_)[A-Za-z0-9_-]{8,}"), "(hidden)"),
-    (re.compile(r"(?i)\b(bearer\s+)[^\s'\"]+"), r"\1(hidden)"),
-    (
-        re.compile(r"(?i)(['\"]?(?:api_key|hf_token|authorization|password)['\"]?\s*[=:]\s*)(?:\[[^\]]*\]|[^\s,})]+)"),
-        r"\1(hidden)",
-    ),
-)
 _PREFIX = re.compile(
     r"^(?:\((?P<process>[\w.-]+)[^)]{0,60}\) )?"
     r"(?:(?:INFO|WARNING|ERROR|CRITICAL|DEBUG) \d\d-\d\d \d\d:\d\d:\d\d (?:\[[^\]]+\] ?)?)?"
@@ -40,17 +34,10 @@ class LoggedError:
         return f"{self.kind}: {self.text}" if self.kind else self.text
 
 
-def redact(text: str) -> str:
-    """`text` without tokens and keys that are recognizable by their form or their name."""
-    for pattern, instead in _SECRETS:
-        text = pattern.sub(instead, text)
-    return text
-
-
 def plain_text(line: str) -> str:
     """A line for people: no colours, only the last state of a progress bar, no control characters, no secrets."""
     line = _ANSI.sub("", line.rstrip("\r\n")).rpartition("\r")[2]
-    return redact(_UNPRINTABLE.sub("", line))
+    return redact_text(_UNPRINTABLE.sub("", line))
 
 
 def logged_errors(log_text: str) -> list[LoggedError]:

@@ -26,6 +26,9 @@ CPU_OVERHEAD_BYTES = round(1.6 * GIB)
 WEIGHTS_FACTOR = 1.2
 """A margin: readers' buffers and repacked layers come on top of the weights, and the heap keeps them."""
 
+GPU_OVERHEAD_BYTES = 3 * GIB
+"""An assumption, not measured yet: CUDA context, NCCL, activations and CUDA graphs beside weights and KV cache."""
+
 UNKNOWN_WEIGHTS_BYTES = GIB
 MEASURED_FACTOR = 1.05
 """Over the largest measured start: the tiny model's engine grew by 0.5 % with its first two requests here."""
@@ -144,19 +147,19 @@ def _plan_gpu(
     candidates = _chosen(wish, devices)
     fraction = wish.options.gpu_memory_utilization or DEFAULT_FRACTION
     device = _measure_of(wish, candidates)
-    promised = math.ceil(fraction * device.total_bytes)
+    promise = _gpu_promise(wish, fraction, device)
     flags, reasons = list(wish.flags), list(wish.reasons)
     if wish.options.gpu_memory_utilization is None:
         flags += ["--gpu-memory-utilization", str(DEFAULT_FRACTION)]
         reasons.append(f"gpu_memory_utilization={DEFAULT_FRACTION}: the suite's default; vLLM takes it whole.")
-    _check_weights(wish, promised, fraction, device, len(devices))
+    _check_weights(wish, promise, device, len(devices))
     asleep_bytes, sleep_reason = _sleep(wish, supported)
     if asleep_bytes is not None:
         flags.append("--enable-sleep-mode")
     seconds, start_reason = _start_time(wish, "cuda", history)
     return StartPlan(
         flags=tuple(flags),
-        need=_gpu_need(wish, promised, fraction, device, flags, history),
+        need=_gpu_need(wish, promise, device, flags, history),
         device_count=wish.layout.world,
         reasons=(*reasons, sleep_reason, start_reason),
         estimated_start_s=seconds,
@@ -198,37 +201,79 @@ def _measure_of(wish: _Wish, candidates: Sequence[Device]) -> Device:
     return pick(candidates, key=lambda device: device.total_bytes)
 
 
+@dataclass(frozen=True)
+class _Promise:
+    """What vLLM will take of each GPU, before earlier starts are looked at."""
+
+    bytes: int
+    fraction: float
+    basis: str
+
+
+def _gpu_promise(wish: _Wish, fraction: float, device: Device) -> _Promise:
+    """The fraction; where the user fixed the KV pool, vLLM does not keep to it: then also what adds up.
+
+    vLLM wants the fraction free at the start even then. Raises GpuMemoryInsufficient beyond the GPU.
+    """
+    each = "each GPU" if wish.layout.world > 1 else "a GPU"
+    share = math.ceil(fraction * device.total_bytes)
+    basis = f"{fraction:g} of the {format_bytes(device.total_bytes)} of {each}"
+    pool = extra_int(wish.extras, "--kv-cache-memory-bytes", 0)
+    if not pool:
+        return _Promise(share, fraction, basis)
+    weights = _weights_share(wish) or 0.0
+    if weights + pool > device.total_bytes:
+        raise GpuMemoryInsufficient(
+            f"--kv-cache-memory-bytes {format_bytes(pool)} and weights of {format_bytes(weights)} are more than "
+            f"the {format_bytes(device.total_bytes)} of {each}.",
+            suggestion="load-model with a smaller --kv-cache-memory-bytes, or without it: vLLM then takes what "
+            "gpu_memory_utilization leaves.",
+            required_mb=to_mib(weights + pool),
+            available_mb=max(0, device.total_bytes - math.ceil(weights)) // MIB,
+            total_mb=device.total_bytes // MIB,
+        )
+    known = float(UNKNOWN_WEIGHTS_BYTES) if wish.facts.weights_bytes is None else _full_share(wish)
+    total = min(math.ceil(known + pool + GPU_OVERHEAD_BYTES), device.total_bytes)
+    if total <= share:
+        return _Promise(share, fraction, basis)
+    told = f"weights {format_bytes(known)} + KV pool {format_bytes(pool)}, as asked"
+    basis = f"{told} + {format_bytes(GPU_OVERHEAD_BYTES)} assumed for everything else, more than {basis}"
+    return _Promise(total, fraction, basis)
+
+
 def _gpu_need(
     wish: _Wish,
-    promised: int,
-    fraction: float,
+    promise: _Promise,
     device: Device,
     flags: Sequence[str],
     history: Sequence[StartRecord],
 ) -> Need:
-    basis = (
-        f"{fraction:g} of the {format_bytes(device.total_bytes)} of {'each GPU' if wish.layout.world > 1 else 'a GPU'}"
-    )
+    basis = promise.basis
     measured = max(_measured(wish, "cuda", flags, history), default=0)
-    if measured > promised:
+    if measured > promise.bytes:
         basis = f"earlier starts held {format_bytes(measured)}, more than {basis}"
-    return Need(device_bytes=min(max(promised, measured), device.total_bytes), basis=basis)
+    return Need(device_bytes=min(max(promise.bytes, measured), device.total_bytes), basis=basis)
 
 
-def _check_weights(wish: _Wish, promised: int, fraction: float, device: Device, device_count: int) -> None:
+def _weights_share(wish: _Wish) -> float | None:
+    """Of each GPU; None where not known: also when they are quantized while loading."""
     weights = _weights_bytes(wish)
     if weights is None or (wish.options.quantization and wish.facts.quantization is None):
-        return  # quantized while loading: what stays is not known beforehand
+        return None
     offloaded = float(str(wish.extras.get("--cpu-offload-gb", "0"))) * GIB
-    share = weights / wish.layout.shards - offloaded
-    if share <= promised:
+    return max(0.0, weights / wish.layout.shards - offloaded)
+
+
+def _check_weights(wish: _Wish, promise: _Promise, device: Device, device_count: int) -> None:
+    share = _weights_share(wish)
+    if share is None or share <= promise.bytes:
         return
     raise GpuMemoryInsufficient(
         f"The weights of {wish.facts.model_id} take {format_bytes(share)} on each of {wish.layout.world} GPUs; "
-        f"gpu_memory_utilization {fraction:g} gives {format_bytes(promised)}.",
-        suggestion=_roomier(weights, promised, fraction, device, device_count),
+        f"gpu_memory_utilization {promise.fraction:g} gives {format_bytes(promise.bytes)}.",
+        suggestion=_roomier(_weights_bytes(wish) or 0.0, promise.bytes, promise.fraction, device, device_count),
         required_mb=to_mib(share),
-        available_mb=promised // MIB,
+        available_mb=promise.bytes // MIB,
         total_mb=device.total_bytes // MIB,
     )
 

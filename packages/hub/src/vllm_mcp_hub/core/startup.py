@@ -20,7 +20,7 @@ _ORDER = {phase: float(rank) for rank, phase in enumerate(Phase)} | {Phase.DOWNL
 
 _BEGINS: tuple[tuple[Phase, re.Pattern[str]], ...] = (
     (Phase.CONFIG, re.compile(r"version \d+\.\d+|non-default args:|Resolved architecture:|Initializing a V1 LLM")),
-    (Phase.DOWNLOAD, re.compile(r"(?:\.safetensors|\.bin|\.gguf|Fetching \d+ files|Downloading)[^%|]*:\s+\d+%\|")),
+    (Phase.DOWNLOAD, re.compile(r"(?:\.safetensors|\.bin|\.gguf|Fetching \d+ files|Downloading)[^%|]{0,200}?:\s{1,9}\d{1,3}%\|")),
     (Phase.WEIGHTS, re.compile(r"Starting to load model|Loading \w+ checkpoint shards|Time spent downloading weights")),
     (Phase.PROFILE, re.compile(r"Loading weights took|Model loading took|Explicitly set .* for KV cache")),
     (Phase.GRAPHS, re.compile(r"Capturing CUDA graph|Graph capturing finished")),
@@ -28,7 +28,7 @@ _BEGINS: tuple[tuple[Phase, re.Pattern[str]], ...] = (
     (Phase.READY, re.compile(r"Application startup complete")),
 )
 
-_NUMBER = r"([\d,]+(?:\.\d+)?)"
+_NUMBER = r"([0-9][0-9,]{0,19}(?:\.[0-9]{1,9})?)"
 _SAID: tuple[tuple[str, re.Pattern[str], Callable[[float], Any]], ...] = (
     ("weights_bytes", re.compile(rf"Model loading took {_NUMBER} ?Gi?B"), lambda gib: round(gib * GIB)),
     ("kv_cache_bytes", re.compile(rf"Available KV cache memory: {_NUMBER} GiB"), lambda gib: round(gib * GIB)),
@@ -40,7 +40,12 @@ _SAID: tuple[tuple[str, re.Pattern[str], Callable[[float], Any]], ...] = (
 )
 """Field of StartFacts, the words, and its value from the number. The largest of several workers counts."""
 
-_PROGRESS = re.compile(r"(\d{1,3})%(?: Completed)?\s*\|.*?(\d+(?:\.\d+)?\w?/\d+(?:\.\d+)?\w?)")
+PROGRESS_CHARS = 200
+"""A progress bar is redrawn to the width of a terminal: what it says stands at the end of the line."""
+
+_COUNT = r"\d{1,9}(?:\.\d{1,3})?[A-Za-z]?"
+# Every quantifier is bounded: a line of an engine's log may hold anything, and the hub reads it in its event loop.
+_PROGRESS = re.compile(rf"(\d{{1,3}})%(?: Completed)?\s{{0,9}}\|.{{0,150}}?({_COUNT}/{_COUNT})")
 
 
 class StartupLog:
@@ -101,7 +106,7 @@ class StartupLog:
     def _note(self, text: str) -> None:
         if self._end_s is not None:
             return
-        if progress := _PROGRESS.search(text):
+        if progress := _PROGRESS.search(text[-PROGRESS_CHARS:]):
             self.detail = f"{progress[1]}% ({progress[2]})"
         for field, words, value_of in _SAID:
             if found := words.search(text):

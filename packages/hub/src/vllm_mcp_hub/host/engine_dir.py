@@ -8,7 +8,6 @@
 Nothing here looks at processes; `processes.py` does.
 """
 
-import errno
 import json
 import os
 import re
@@ -19,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from vllm_mcp_hub.core.diagnosis import plain_text
-from vllm_mcp_protocol.errors import DiskFull
-from vllm_mcp_protocol.units import MIB, format_bytes
+from vllm_mcp_protocol.files import NO_ROOM, disk_error, read_end, write_atomic
+from vllm_mcp_protocol.units import MIB
 
 MAX_TMP_PATH_CHARS = 68
 """vLLM binds unix sockets named by a 36-character uuid in TMPDIR, and the kernel allows 107 bytes."""
@@ -95,6 +94,23 @@ class EngineDir:
     def is_stopping(self) -> bool:
         return (self.path / "stopping").exists()
 
+    def mark_draining(self) -> None:
+        """An unload waits for requests to finish; the next hub goes on waiting."""
+        _mark(self.path / "draining")
+
+    def is_draining(self) -> bool:
+        return (self.path / "draining").exists()
+
+    def note_sleep(self, state: str) -> None:
+        """`suspending`, `sleeping`, `waking` or `awake`: what a later hub cannot ask an engine that is busy with it."""
+        write_atomic(self.path / "sleep", state.encode())
+
+    def sleep_state(self) -> str:
+        try:
+            return (self.path / "sleep").read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return "awake"
+
     def write_exit(self, exit_: dict[str, Any]) -> None:
         """`{"code": int | None, "failure": ErrorInfo as JSON | None}`."""
         _write_json(self.path / "exit.json", exit_)
@@ -115,7 +131,7 @@ class EngineDir:
 
     def begin_life(self) -> None:
         """Forget an earlier process in this folder. Only for the holder of the lock, right before a spawn."""
-        for name in ("proc.json", "ready", "stopping", "exit.json", "api.sock"):
+        for name in ("proc.json", "ready", "stopping", "draining", "sleep", "exit.json", "api.sock"):
             (self.path / name).unlink(missing_ok=True)
 
     def rotate_log(self, max_bytes: int) -> bool:
@@ -130,7 +146,7 @@ class EngineDir:
         try:
             _copy_end(self.log_path, kept, max_bytes)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno not in NO_ROOM:
                 raise
             kept.unlink(missing_ok=True)
         os.truncate(self.log_path, 0)
@@ -158,7 +174,7 @@ class EngineDir:
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            raise _explained(error, self.path) from error
+            raise disk_error(error, self.path) from error
 
     def _tmp_outside(self) -> Path | None:
         try:
@@ -179,46 +195,9 @@ class EngineDir:
 
 def engine_dirs(root: Path) -> list[EngineDir]:
     """The engines' folders below `root` (`<state directory>/engines`), oldest first."""
-    numbered = [(int(match[1]), path) for path in _children(root) if (match := _NAME.match(path.name))]
+    named = [(match, path) for path in _children(root) if (match := _NAME.match(path.name))]
+    numbered = [(int(match[1]), path) for match, path in named if path.is_dir() and not path.is_symlink()]
     return [EngineDir(path) for _, path in sorted(numbered)]
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Replace `path` (0600) by `data`: a reader sees the old or the new, also after a power cut.
-
-    Raises DiskFull when there is no room; then the old file stands.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise _explained(error, path) from error
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _explained(error: OSError, path: Path) -> Exception:
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-        return error
-    free_bytes = shutil.disk_usage(path.parent).free
-    return DiskFull(
-        f"No room to write {path}: {format_bytes(free_bytes)} free on its disk ({error.strerror}).",
-        suggestion=f"Free space on the disk that holds {path.parent}, then try again.",
-        path=str(path),
-        free_bytes=free_bytes,
-    )
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
@@ -240,7 +219,7 @@ def _mark(path: Path) -> None:
     try:
         path.touch(mode=0o600)
     except OSError as error:
-        raise _explained(error, path) from error
+        raise disk_error(error, path) from error
 
 
 def _children(root: Path) -> list[Path]:
@@ -263,15 +242,13 @@ def _copy_end(source: Path, target: Path, max_bytes: int) -> None:
 
 def _end_of(path: Path) -> tuple[list[str], bool]:
     try:
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - _TAIL_READ_BYTES))
-            lines = file.read(_TAIL_READ_BYTES).decode(errors="replace").split("\n")
+        end = read_end(path, _TAIL_READ_BYTES + 1)
     except FileNotFoundError:
         return [], False
+    lines = end.decode(errors="replace").split("\n")
     if lines[-1] == "":
         lines.pop()
-    cut = size > _TAIL_READ_BYTES
+    cut = len(end) > _TAIL_READ_BYTES
     return [plain_text(line) for line in lines[1 if cut else 0 :]], cut
 
 

@@ -158,6 +158,12 @@ def find_port_holder(port: int) -> str:
     return "a process of another user"
 
 
+def listens(edir: EngineDir, port: int) -> bool:
+    """Does a process of this engine listen on the TCP port?"""
+    inodes = {f"socket:[{inode}]" for inode in _listening_inodes(port)}
+    return any(target in inodes for pid in pids_of(edir) for _, target in _open_files(pid))
+
+
 def lock_holders(edir: EngineDir) -> list[int]:
     """Processes that keep the folder's lock held: a stuck launcher, or a child that left the session."""
     return [pid for pid in _pids() if pid != os.getpid() and _holds(pid, edir.lock_path)]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -32,6 +32,9 @@ ANSWERING = frozenset({S.READY, S.SLEEPING, S.SUSPENDING, S.WAKE_QUEUED, S.WAKIN
 """States in which a request is answered, if need be after waking."""
 
 _ERROR_LIMIT_CHARS = 300
+_SHOWN_PROMPT_CHARS = 2000
+"""A tool's output has 20 KB; a stored prompt may have 200,000 characters."""
+
 _EMBEDDING_ENDINGS = ("Model", "ForMaskedLM", "ForTextEncoding", "EmbeddingModel")
 _GENERATING_ENDINGS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 _CLASSIFYING_ENDINGS = ("ForSequenceClassification", "ForTokenClassification", "ForRewardModel", "RewardModel")
@@ -61,6 +64,11 @@ class ModelRow(BaseModel):
     last_used: str | None = Field(default=None, description="ISO 8601, UTC")
     remote: bool = False
     error: str | None = None
+
+
+def row_bytes(row: ModelRow) -> int:
+    """What the row takes in a list of JSON."""
+    return len(row.model_dump_json().encode()) + 1
 
 
 def status_of(view: EngineView) -> ModelStatus:
@@ -144,6 +152,17 @@ def matching(rows: Iterable[ModelRow], status: StatusFilter, *, include_unloaded
     if status != "all":
         return [row for row in rows if row.status == status]
     return [row for row in rows if include_unloaded or row.status != "unloaded"]
+
+
+def shown_config(config: ModelConfig | None) -> dict[str, Any]:
+    """Request defaults as they are shown: without those that are not set, a long system prompt cut."""
+    if config is None:
+        return {}
+    shown = config.model_dump(mode="json", exclude_none=True)
+    prompt = config.system_prompt or ""
+    if len(prompt) > _SHOWN_PROMPT_CHARS:
+        shown["system_prompt"] = f"{prompt[:_SHOWN_PROMPT_CHARS]}… ({len(prompt)} characters)"
+    return shown
 
 
 def context_window(view: EngineView) -> int | None:

@@ -5,11 +5,13 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from vllm_mcp_protocol.errors import BadInput
-from vllm_mcp_protocol.model import ModelConfig
+from vllm_mcp_protocol.model import HubState, ModelConfig
 from vllm_mcp_protocol.serving.context import notify_resource_updated
 from vllm_mcp_protocol.serving.server import WRITE, SuiteServer, ToolContext
 from vllm_model_manager import parameters as p
-from vllm_model_manager.core.finding import closest, live_engine
+from vllm_model_manager.core.finding import live_engine, loaded_names
+from vllm_model_manager.core.rows import shown_config
+from vllm_model_manager.repository import not_in_cache
 from vllm_model_manager.results import ConfigResult
 from vllm_model_manager.workplace import Workplace
 
@@ -39,7 +41,7 @@ def register(server: SuiteServer, work: Workplace) -> None:
             Field(max_length=16, description="Texts at which an answer ends; []: none"),
         ] = None,
         system_prompt: Annotated[
-            str | None, Field(max_length=8000, description="System message of chats that have none; empty: none")
+            str | None, Field(max_length=200_000, description="System message of chats that have none; empty: none")
         ] = None,
         reset: Annotated[bool, Field(description="Forget all earlier values first")] = False,
     ) -> ConfigResult:
@@ -61,7 +63,7 @@ def register(server: SuiteServer, work: Workplace) -> None:
 
 
 async def configure(work: Workplace, model_id: str, changes: dict[str, Any], *, reset: bool) -> ConfigResult:
-    """Merge `changes` into the stored defaults and keep them. Raises BadInput."""
+    """Merge `changes` into the stored defaults and keep them. Raises BadInput, ModelNotFound."""
     if not changes and not reset:
         raise BadInput(
             "set-model-config was called without anything to set.",
@@ -72,10 +74,10 @@ async def configure(work: Workplace, model_id: str, changes: dict[str, Any], *, 
     view = live_engine(state, model_id)
     key = view.model_id if view is not None else model_id
     if view is None and key not in state.model_configs and not (reset and not changes):
-        await _require_known(work, key)
+        await _require_known(work, state, key)
     config = merged(None if reset else state.model_configs.get(key), changes)
     await work.hub.set_model_config(key, config)
-    shown = {} if config is None else config.model_dump(mode="json", exclude_none=True)
+    shown = shown_config(config)
     return ConfigResult(model_id=key, updated_config=shown, note=_APPLIED if shown else "No defaults are set.")
 
 
@@ -87,16 +89,8 @@ def merged(stored: ModelConfig | None, changes: dict[str, Any]) -> ModelConfig |
     return ModelConfig.model_validate(kept) if kept else None
 
 
-async def _require_known(work: Workplace, model_id: str) -> None:
+async def _require_known(work: Workplace, state: HubState, model_id: str) -> None:
     """A misspelt name would keep defaults that nothing ever uses."""
-    if await work.find(model_id) is not None:
-        return
-    names = [facts.model_id for facts in (await work.scan()).models]
-    close = closest(model_id, names)
-    raise BadInput(
-        f"model_id={model_id[:200]!r} is neither loaded nor in the cache.",
-        parameter="model_id",
-        value=model_id[:200],
-        similar=close,
-        suggestion=f"use {close[0]}" if close else "list-models shows the models",
-    )
+    if await work.find(model_id) is None:
+        names = [facts.model_id for facts in (await work.scan()).models]
+        raise not_in_cache(work, model_id, None, [*names, *loaded_names(state)], why="no engine serves it")

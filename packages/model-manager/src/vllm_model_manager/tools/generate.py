@@ -6,16 +6,16 @@ from typing import Annotated, Any
 import anyio
 from pydantic import Field
 
+from vllm_mcp_protocol.answers import Answer
 from vllm_mcp_protocol.engine_http import EngineHttp
-from vllm_mcp_protocol.errors import EngineRequestFailed, ErrorInfo, NotSupported, SuiteError, error_from_info
-from vllm_mcp_protocol.model import EngineView, HubState, JsonObject
+from vllm_mcp_protocol.errors import EngineRequestFailed, NotSupported, ToolNotAllowed
+from vllm_mcp_protocol.model import EngineStatus, EngineView, HubState, JsonObject
 from vllm_mcp_protocol.request_defaults import apply_model_config
 from vllm_mcp_protocol.serving.context import Progress
 from vllm_mcp_protocol.serving.server import READ, SuiteServer, ToolContext
 from vllm_model_manager.core.finding import only_engine, require_engine
 from vllm_model_manager.core.generation import (
     TEXT_LIMIT_BYTES,
-    Answer,
     Wish,
     build_request,
     check_wish,
@@ -57,13 +57,30 @@ def register(server: SuiteServer, work: Workplace) -> None:
             Field(max_length=128, description="Functions the model may call, in OpenAI's form"),
         ] = None,
     ) -> GenerateResult:
-        """Ask a loaded model and measure it. Give prompt or messages. A sleeping model is woken; nothing is loaded."""
+        """Ask a loaded model and measure it. Give prompt or messages. A sleeping model is woken (not by a read-only
+        server); nothing is loaded.
+        """
         sampling = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "stop": stop, "seed": seed}
         wish = Wish(prompt, messages, tools, sampling)
         check_wish(wish)
         state = await work.state()
         view = only_engine(state) if model_id is None else require_engine(state, model_id)
+        _require_awake(work, view)
         return await generate(work, ctx, state, view, model_id or view.served_name, wish)
+
+
+def _require_awake(work: Workplace, view: EngineView) -> None:
+    """Raises ToolNotAllowed when a read-only server would change something by asking: a question wakes a sleeper."""
+    if not work.settings.vllm_mcp_read_only or view.status is EngineStatus.READY:
+        return
+    raise ToolNotAllowed(
+        f"{view.model_id} ({view.id}) is {view.status}, and VLLM_MCP_READ_ONLY=true: only a model that is ready is "
+        "asked here, because a question would wake one that sleeps.",
+        engine_id=view.id,
+        setting="VLLM_MCP_READ_ONLY",
+        value="true",
+        suggestion="ask a model that list-models shows as loaded, or have the user wake this one",
+    )
 
 
 async def generate(
@@ -77,7 +94,11 @@ async def generate(
             suggestion="use a generating model; list-models shows the capabilities",
         )
     chat = view.facts is None or view.facts.has_chat_template
-    async with work.hub.lease(name) as endpoint, EngineHttp(endpoint, timeout_s=work.timeout_s) as http:
+    retries = work.settings.vllm_max_retries
+    async with (
+        work.hub.lease(name) as endpoint,
+        EngineHttp(endpoint, timeout_s=work.timeout_s, retries=retries) as http,
+    ):
         request = build_request(wish, endpoint.served_name, chat=chat)
         config = state.model_configs.get(name) or state.model_configs.get(view.model_id)
         asked = wish.sampling.get("max_tokens") is not None
@@ -90,7 +111,7 @@ async def generate(
     return _result(endpoint.served_name, answer, started_s)
 
 
-def _with_next_step(error: EngineRequestFailed, view: EngineView) -> SuiteError:
+def _with_next_step(error: EngineRequestFailed, view: EngineView) -> EngineRequestFailed:
     """The engine says what is wrong, not always what to do."""
     info = error.info
     if info.suggestion:
@@ -101,8 +122,7 @@ def _with_next_step(error: EngineRequestFailed, view: EngineView) -> SuiteError:
         if own_fault
         else f"get-model-logs {view.model_id} with level=error shows the cause"
     )
-    details = {**info.details, "engine_id": view.id, "suggestion": suggestion}
-    return error_from_info(ErrorInfo(code=info.code, message=info.message, details=details))
+    return error.with_details(engine_id=view.id, suggestion=suggestion)
 
 
 async def _collect(http: EngineHttp, request: JsonObject, ctx: ToolContext) -> Answer:
@@ -128,7 +148,6 @@ def _result(name: str, answer: Answer, started_s: float) -> GenerateResult:
     kept = _fitting(calls, left)
     left -= sum(len(call.arguments.encode()) for call in kept)
     reasoning, reasoning_cut = cut_text("".join(answer.reasoning), left)
-    first = answer.first_s
     return GenerateResult(
         model_id=name,
         text=text,
@@ -136,7 +155,7 @@ def _result(name: str, answer: Answer, started_s: float) -> GenerateResult:
         tool_calls=kept,
         finish_reason=answer.finish_reason,
         usage=Usage(**{field: answer.usage.get(field) for field in Usage.model_fields}),
-        ttft_ms=None if first is None else round((first - started_s) * 1000, 2),
+        ttft_ms=answer.ttft_ms(started_s),
         tokens_per_second=answer.tokens_per_second(started_s),
         truncated=cut or reasoning_cut or len(kept) < len(calls),
     )

@@ -40,12 +40,14 @@ def register(server: SuiteServer, work: Workplace) -> None:
         found = await work.scan()
         every = rows.fleet_rows(state, found.models)
         chosen = rows.matching(every, filter_by_status, include_unloaded=include_unloaded)
-        shown, next_cursor = page(chosen, limit=limit, cursor=cursor, key=_row_key, size=_row_bytes)
+        adapters = [facts.model_id for facts in found.models if facts.is_adapter]
+        shown, next_cursor = page(chosen, limit=limit, cursor=cursor, key=_row_key, size=rows.row_bytes)
         return ModelList(
             models=shown,
             total_count=len(chosen),
             loaded_count=sum(row.status == "loaded" for row in every),
-            adapters=[facts.model_id for facts in found.models if facts.is_adapter][:_SHOWN_ADAPTERS],
+            adapters=adapters[:_SHOWN_ADAPTERS],
+            adapter_count=len(adapters),
             next_cursor=next_cursor,
             warnings=_bounded([*work.warnings, *found.warnings]),
         )
@@ -63,7 +65,7 @@ def register(server: SuiteServer, work: Workplace) -> None:
         model_id: p.LoadedName,
         tail: Annotated[int, Field(ge=1, le=1000, description="Last lines of the log")] = 100,
         level: Annotated[
-            Literal["debug", "info", "warning", "error"] | None, Field(description="Only lines of this level")
+            Literal["debug", "info", "warning", "error"] | None, Field(description="Only lines of this level and above")
         ] = None,
     ) -> LogResult:
         """Show the end of vLLM's own log of a model, running or failed, and why it failed when it did."""
@@ -84,7 +86,7 @@ async def describe(work: Workplace, model_id: str, *, include_performance: bool)
     return ModelInfo(
         model_id=facts.model_id,
         status="unloaded",
-        config={"requests": _config_dict(state.model_configs.get(facts.model_id))},
+        config={"requests": rows.shown_config(state.model_configs.get(facts.model_id))},
         capabilities=rows.capabilities(facts, None),
         metadata=_metadata(facts, None),
     )
@@ -98,7 +100,7 @@ def _engine_info(view: EngineView, config: ModelConfig | None, include_performan
         engine_id=view.id,
         served_name=view.served_name,
         endpoint=view.endpoint or None,
-        config={**options, "pin": view.pinned, "ttl_seconds": view.ttl_s, "requests": _config_dict(config)},
+        config={**options, "pin": view.pinned, "ttl_seconds": view.ttl_s, "requests": rows.shown_config(config)},
         performance=_performance(view) if include_performance and rows.is_live(view) else None,
         capabilities=rows.capabilities(view.facts, view),
         metadata=_metadata(view.facts, view),
@@ -150,7 +152,7 @@ async def read_log(work: Workplace, model_id: str, *, tail: int, level: str | No
     if view is None:
         raise not_loaded(model_id, _with_logs(state))
     try:
-        log = await work.hub.logs(view.id, tail=tail, level=level)
+        log = await work.hub.logs(view.id, tail=tail, level=level.upper() if level else None)
     except EngineNotFound:
         log = LogTail(engine_id=view.id, lines=(), truncated=False)  # the log was pruned, the failure is still known
     lines, cut = _newest(log.lines)
@@ -192,14 +194,6 @@ def _newest(lines: tuple[str, ...]) -> tuple[list[str], bool]:
 
 def _row_key(row: rows.ModelRow) -> str:
     return row.engine_id or row.id
-
-
-def _row_bytes(row: rows.ModelRow) -> int:
-    return len(row.model_dump_json().encode()) + 1
-
-
-def _config_dict(config: ModelConfig | None) -> dict[str, Any]:
-    return {} if config is None else config.model_dump(mode="json", exclude_none=True)
 
 
 def _bounded(warnings: list[str]) -> list[str]:

@@ -1,8 +1,8 @@
 """load-model."""
 
-from vllm_mcp_protocol.model import LoadGrant, LoadOptions
+from vllm_mcp_protocol.model import LoadGrant
 from vllm_mcp_protocol.serving.context import notify_resource_updated
-from vllm_mcp_protocol.serving.server import WRITE, SuiteServer, ToolContext
+from vllm_mcp_protocol.serving.server import WRITE, SuiteServer, ToolContext, open_world
 from vllm_mcp_protocol.units import to_mib
 from vllm_model_manager import parameters as p
 from vllm_model_manager.core.finding import refuse_remote
@@ -15,7 +15,7 @@ from vllm_model_manager.workplace import Workplace
 def register(server: SuiteServer, work: Workplace) -> None:
     """Add the tool."""
 
-    @server.tool("load-model", title="Load a model", annotations=WRITE)
+    @server.tool("load-model", title="Load a model", annotations=open_world(WRITE))
     async def load_model(
         ctx: ToolContext,
         model_id: p.ModelName,
@@ -48,26 +48,7 @@ def register(server: SuiteServer, work: Workplace) -> None:
         """Start a vLLM engine for a model and wait until it serves. A model that is already loaded is joined; one
         that sleeps is woken. Cancelling stops what this call started. dry_run shows command line, memory and reasons.
         """
-        options = LoadOptions(
-            tensor_parallel_size=tensor_parallel_size,
-            pipeline_parallel_size=pipeline_parallel_size,
-            gpu_memory_utilization=gpu_memory_utilization,
-            max_model_len=max_model_len,
-            quantization=quantization,
-            dtype=dtype,
-            enforce_eager=enforce_eager,
-            enable_prefix_caching=enable_prefix_caching,
-            max_num_seqs=max_num_seqs,
-            max_num_batched_tokens=max_num_batched_tokens,
-            kv_cache_dtype=kv_cache_dtype,
-            served_model_name=served_model_name,
-            revision=revision,
-            trust_remote_code=trust_remote_code,
-            enable_lora=enable_lora,
-            port=port,
-            extra_args=tuple(extra_args or ()),
-            profile=profile,
-        )
+        options = p.load_options(locals())
         wanted = Wanted(model_id, options, tuple(gpu_ids or ()), make_room, allow_smaller, ttl_minutes, pin)
         return await load(work, ctx, wanted, wait_s=wait_seconds, dry_run=dry_run)
 

@@ -4,9 +4,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from vllm_mcp_protocol.model import LoadOptions
 from vllm_mcp_protocol.serving.context import notify_resource_updated
-from vllm_mcp_protocol.serving.server import DESTROY, SuiteServer, ToolContext
+from vllm_mcp_protocol.serving.server import DESTROY, SuiteServer, ToolContext, open_world
 from vllm_model_manager import parameters as p
 from vllm_model_manager.loading import Wanted
 from vllm_model_manager.results import SwitchResult
@@ -17,7 +16,7 @@ from vllm_model_manager.workplace import Workplace
 def register(server: SuiteServer, work: Workplace) -> None:
     """Add the tool."""
 
-    @server.tool("switch-model", title="Switch to another model", annotations=DESTROY)
+    @server.tool("switch-model", title="Switch to another model", annotations=open_world(DESTROY))
     async def switch_model(
         ctx: ToolContext,
         to_model_id: p.ModelName,
@@ -55,29 +54,11 @@ def register(server: SuiteServer, work: Workplace) -> None:
         wait_seconds: p.WaitSeconds = 45,
     ) -> SwitchResult:
         """Put one model aside (asleep, or unloaded where it cannot sleep) and load another, or wake it if it sleeps.
+        With several loaded and no from_model_id, idle unpinned ones are unloaded if room is needed, and no others.
         When the new model cannot be loaded the old one is brought back. A busy model is finished first; force=true
         drops its requests.
         """
-        options = LoadOptions(
-            tensor_parallel_size=tensor_parallel_size,
-            pipeline_parallel_size=pipeline_parallel_size,
-            gpu_memory_utilization=gpu_memory_utilization,
-            max_model_len=max_model_len,
-            quantization=quantization,
-            dtype=dtype,
-            enforce_eager=enforce_eager,
-            enable_prefix_caching=enable_prefix_caching,
-            max_num_seqs=max_num_seqs,
-            max_num_batched_tokens=max_num_batched_tokens,
-            kv_cache_dtype=kv_cache_dtype,
-            served_model_name=served_model_name,
-            revision=revision,
-            trust_remote_code=trust_remote_code,
-            enable_lora=enable_lora,
-            port=port,
-            extra_args=tuple(extra_args or ()),
-            profile=profile,
-        )
+        options = p.load_options(locals())
         wanted = Wanted(
             to_model_id,
             options,

@@ -7,11 +7,12 @@ from pydantic import BaseModel, Field
 
 from vllm_mcp_protocol.errors import EngineNotFound
 from vllm_mcp_protocol.model import EngineStatus, EngineView
-from vllm_mcp_protocol.serving.context import Progress, can_elicit, notify_resource_updated
+from vllm_mcp_protocol.serving.context import can_elicit, notify_resource_updated
 from vllm_mcp_protocol.serving.server import DESTROY, SuiteServer, ToolContext
 from vllm_model_manager import parameters as p
 from vllm_model_manager.core.finding import refuse_remote, require_base
 from vllm_model_manager.core.reporting import held_memory
+from vllm_model_manager.loading import clock_report
 from vllm_model_manager.results import UnloadResult
 from vllm_model_manager.workplace import Workplace
 
@@ -77,14 +78,7 @@ async def unload(work: Workplace, ctx: ToolContext, view: EngineView, *, force: 
 
 async def wait_for_end(work: Workplace, ctx: ToolContext, view: EngineView, wait_s: float) -> EngineView | None:
     """The engine when it ended, or as it is after `wait_s`; None when the hub has already forgotten it."""
-    progress = Progress(ctx)
-    waited_s = 0.0
-
-    async def report(current: EngineView) -> None:
-        nonlocal waited_s
-        waited_s += 1
-        await progress(min(waited_s, wait_s), wait_s, f"{current.model_id}: {current.status}")
-
+    report = clock_report(ctx, wait_s, lambda current: f"{current.model_id}: {current.status}")
     try:
         return await work.wait_until(view, lambda v: v.status in _ENDING, wait_s, report)
     except EngineNotFound:

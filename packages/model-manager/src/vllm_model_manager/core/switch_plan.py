@@ -74,6 +74,6 @@ def _put_aside(leaving: EngineView, keep_asleep: bool) -> tuple[PutAside, str]:
         return "unload", f"{name} is unloaded: keep_asleep=false"
     if not leaving.sleep_supported:
         return "unload", f"{name} is unloaded: this engine cannot sleep (sleep needs a GPU and no port of its own)"
-    if leaving.status not in (EngineStatus.READY, EngineStatus.SLEEPING):
+    if leaving.status not in (EngineStatus.READY, EngineStatus.SUSPENDING, EngineStatus.SLEEPING):
         return "unload", f"{name} is unloaded: it is {leaving.status}, and only a ready engine can be put to sleep"
     return "sleep", f"{name} is put to sleep: waking it takes seconds, loading it again longer"

@@ -1,4 +1,4 @@
-"""`hub.toml`: the few settings that belong to the host and not to any client. Read anew at every load."""
+"""`hub.toml`: the few settings that belong to the host and not to any client. The hub reads it anew at every load."""
 
 import tomllib
 from pathlib import Path
@@ -46,9 +46,11 @@ def read_config(path: Path) -> HubConfig:
     Raises SettingError naming the file, the key and what is allowed.
     """
     try:
-        return HubConfig.model_validate(tomllib.loads(path.read_text()))
+        return HubConfig.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return HubConfig()
+    except OSError as error:
+        raise _refusal(path, "the file", f"cannot be read ({error.strerror or error})") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise _refusal(path, "the file", f"not TOML ({error})") from None
     except ValidationError as error:

@@ -12,8 +12,14 @@ _SECRET_NAME = re.compile(
     r"(?:^|[_-])(?:token|secret|password|passphrase|passwd|key|authorization|credentials?|cookie)(?:$|[_-])",
     re.I,
 )
-_SECRET_VALUE = re.compile(r"\b(?:hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{16,})")
-_BEARER = re.compile(r"(?i)\b(bearer\s+)\S+")
+# Short ones too, of tests and of other makers. A name of vLLM's like `hf_overrides` is not one: lower case only.
+_SECRET_VALUE = re.compile(r"\b(?:hf_(?=[\w-]*[A-Z0-9]|[a-z]{16})[\w-]{8,}|(?:sk-|gh[pousr]_)[\w-]{8,})")
+_BEARER = re.compile(r"(?i)\b(bearer\s+['\"]?)[^\s'\"]+")
+# `'api_key': ['…']` in vLLM's log of its arguments, `HF_TOKEN=…`, `password: …`.
+_NAMED = re.compile(
+    r"(?i)((?:api[_-]?key|hf[_-]?token|(?:auth|access)[_-]?token|authorization|password|passphrase|passwd|secret)"
+    r"['\"]?\s*[=:]\s*)(?:\[[^\]]*\]|'[^']*'|\"[^\"]*\"|[^\s,})]+)"
+)
 
 
 def is_secret_name(name: str) -> bool:
@@ -47,5 +53,6 @@ def redacted(name: str, value: Any) -> Any:
 
 
 def redact_text(text: str) -> str:
-    """`text` without the tokens that are recognizable by their form."""
-    return _BEARER.sub(rf"\1{HIDDEN}", _SECRET_VALUE.sub(HIDDEN, text))
+    """`text` without tokens and keys that are recognizable by their form or by the name before them."""
+    text = _BEARER.sub(rf"\1{HIDDEN}", _SECRET_VALUE.sub(HIDDEN, text))
+    return _NAMED.sub(rf"\1{HIDDEN}", text)
