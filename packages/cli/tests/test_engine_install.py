@@ -4,18 +4,21 @@ import hashlib
 import os
 import subprocess
 import sys
+import tempfile
 import tomllib
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.fakes.fakes import make_fake_vllm
-from vllm_mcp import engine_install
+from vllm_mcp import engine, engine_install
 from vllm_mcp.engine_install import default_kind, find_links, install, remember_executable
 from vllm_mcp.vllm_alias_wheel import write_alias_wheel
 from vllm_mcp_protocol.engine_env import find_executable
 from vllm_mcp_protocol.errors import DiskFull, SettingError, VllmNotInstalled
+from vllm_mcp_protocol.hub_config import read_config
 from vllm_mcp_protocol.settings import Settings
 
 # `uv venv … DIR` makes a folder; `uv pip install --python DIR/bin/python …` puts a fake vllm there.
@@ -60,6 +63,13 @@ def uv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeUv:
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     return tmp_path / "engine"
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A state folder whose sockets' paths fit; pytest's own are too long where TMPDIR is."""
+    with tempfile.TemporaryDirectory(prefix="cli-", dir="/tmp") as folder:
+        yield Path(folder)
 
 
 def test_cpu_engine_is_installed_linked_and_found(uv: FakeUv, root: Path) -> None:
@@ -155,6 +165,25 @@ def test_reinstall_keeps_the_build_that_engines_may_run_from_until_the_next(uv: 
         install("cpu", root, reinstall=True)
         builds.append((root / "cpu").resolve())
     assert [build.exists() for build in builds] == [False, True, True]
+
+
+def test_the_command_builds_once_and_anew_when_asked(uv: FakeUv, root: Path, short_folder: Path) -> None:
+    settings = Settings(vllm_hub_dir=str(short_folder), vllm_mcp_engine_dir=str(root))
+    builds = []
+    for reinstall in (False, False, True):
+        assert engine.install(settings, "cpu", reinstall=reinstall, as_json=True) == 0
+        builds.append((root / "cpu").resolve().name)
+    assert builds[0] == builds[1] != builds[2]
+    assert read_config(short_folder / "hub.toml").engine.executable == str(root / "cpu/bin/vllm")
+
+
+def test_a_hub_toml_that_could_not_be_written_stops_before_the_build(
+    uv: FakeUv, root: Path, short_folder: Path
+) -> None:
+    (short_folder / "hub.toml").write_text("idle_exit = 5\n")
+    with pytest.raises(SettingError, match="idle_exit"):
+        engine.install(Settings(vllm_hub_dir=str(short_folder), vllm_mcp_engine_dir=str(root)), "cpu", as_json=True)
+    assert not root.exists()
 
 
 def test_two_installs_at_once_build_once(uv: FakeUv, root: Path, tmp_path: Path) -> None:

@@ -106,9 +106,9 @@ class ModelFacts(Value):
     architectures: tuple[str, ...] = ()
     model_type: str | None = None
     dtype: str | None = None
-    context_window: int | None = Field(default=None, ge=0, le=2**60)
-    attention_heads: int | None = Field(default=None, ge=0, le=2**60)
-    kv_bytes_per_token: int | None = Field(default=None, ge=0, le=2**60)
+    context_window: int | None = Field(default=None, ge=1, le=2**60)
+    attention_heads: int | None = Field(default=None, ge=1, le=2**60)
+    kv_bytes_per_token: int | None = Field(default=None, ge=1, le=2**60)
     """All layers, K and V, at the checkpoint's dtype, before tensor-parallel splitting."""
     quantization: str | None = None
     """`quantization_config.quant_method` of config.json."""

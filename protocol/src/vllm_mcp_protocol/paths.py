@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import shlex
 import socket
 import stat
 from collections.abc import Iterable
@@ -69,7 +70,8 @@ def hub_runs(folder: Path) -> bool:
 def prepare_state_dir(folder: Path) -> Path:
     """Make `folder` (mode 0700) and check that locks and sockets work in it.
 
-    Raises StateDirRefused with the reason: path too long, not ours, a network file system, not writable.
+    One that others may enter is closed when it is a hub's or empty, and else refused: it may be /tmp. Raises
+    StateDirRefused with the reason: path too long, not ours, open, a network file system, not writable.
     """
     if not socket_path_fits(folder):
         raise _refused(folder, f"its sockets' paths would exceed {SOCKET_PATH_LIMIT_BYTES} bytes")
@@ -89,16 +91,33 @@ def _check_owner(folder: Path) -> None:
     status = folder.stat()
     if status.st_uid != os.getuid():
         raise _refused(folder, f"it belongs to user {status.st_uid}, not to {os.getuid()}")
-    if stat.S_IMODE(status.st_mode) & 0o077:
-        folder.chmod(0o700)
+    mode = stat.S_IMODE(status.st_mode)
+    if not mode & 0o077:
+        return
+    if mode & stat.S_ISVTX or not (_is_hubs(folder) or next(folder.iterdir(), None) is None):
+        raise _refused(
+            folder,
+            f"others may enter it (mode {mode:04o}), and it holds more than a hub's files",
+            "set VLLM_HUB_DIR to a folder of the hub's own, for example /var/tmp/vllm-hub; if this one is meant, "
+            f"close it first: chmod 700 {shlex.quote(str(folder))}",
+        )
+    folder.chmod(0o700)
 
 
-def _refused(folder: Path, why: str) -> StateDirRefused:
-    return StateDirRefused(
-        f"The state folder {folder} cannot be used: {why}.",
-        path=str(folder),
-        suggestion="set VLLM_HUB_DIR to a short path on a local disk, for example /var/tmp/vllm-hub",
-    )
+def _is_hubs(folder: Path) -> bool:
+    """Whether a hub of ours has run in it."""
+    try:
+        lock = (folder / "hub.lock").lstat()
+    except FileNotFoundError:
+        return False
+    return stat.S_ISREG(lock.st_mode) and lock.st_uid == os.getuid()
+
+
+_ELSEWHERE = "set VLLM_HUB_DIR to a short path on a local disk, for example /var/tmp/vllm-hub"
+
+
+def _refused(folder: Path, why: str, suggestion: str = _ELSEWHERE) -> StateDirRefused:
+    return StateDirRefused(f"The state folder {folder} cannot be used: {why}.", path=str(folder), suggestion=suggestion)
 
 
 def file_system_of(path: Path) -> str:
@@ -125,6 +144,26 @@ def model_cache_dirs(settings: Settings) -> tuple[Path, ...]:
     return tuple(dict.fromkeys((*own, hub)))
 
 
+def _followed(path: str, parameter: str) -> Path:
+    """Raises PathNotAllowed for a user who does not exist, links in a circle, half characters, too long names."""
+    try:
+        return Path(path).expanduser().resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # UnicodeEncodeError is a ValueError
+        shown = path[:200].encode(errors="backslashreplace").decode()
+        raise PathNotAllowed(
+            f"{parameter}={shown!r} leads nowhere: {_reason(error)}.",
+            parameter=parameter,
+            value=shown,
+            suggestion="Give the absolute path of a folder that exists.",
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnicodeError):
+        return "it is not text that a path can hold"
+    return (error.strerror if isinstance(error, OSError) else None) or str(error).rstrip(".")
+
+
 def confine(path: str, allowed: Iterable[Path], *, parameter: str) -> Path:
     """The real path of `path`, when it lies in one of the `allowed` folders after every link is followed.
 
@@ -133,7 +172,7 @@ def confine(path: str, allowed: Iterable[Path], *, parameter: str) -> Path:
     folders = [folder.resolve() for folder in allowed]
     if "\0" in path:
         raise PathNotAllowed(f"{parameter} contains a NUL byte.", parameter=parameter)
-    real = Path(path).expanduser().resolve()
+    real = _followed(path, parameter)
     if any(real.is_relative_to(folder) for folder in folders):
         return real
     raise PathNotAllowed(

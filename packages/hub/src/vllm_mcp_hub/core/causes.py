@@ -48,7 +48,9 @@ def _number(text: str) -> Any:
 
 
 def _when(words: str) -> re.Pattern[str]:
-    return re.compile(words, re.IGNORECASE | re.DOTALL)
+    """`[\d.]+` and `\d+` stand for a decimal and a whole number, no longer than arithmetic can take."""
+    bounded = words.replace(r"[\d.]+", r"[0-9]{1,9}(?:\.[0-9]{1,9})?").replace(r"\d+", r"[0-9]{1,18}")
+    return re.compile(bounded, re.IGNORECASE | re.DOTALL)
 
 
 def _estimate(numbers: Numbers) -> Numbers:
@@ -70,8 +72,8 @@ def _shorter_context(numbers: Numbers) -> str:
 
 def _fraction(numbers: Numbers) -> Numbers:
     """The share of the device that is free now, less 2 % for what changes meanwhile."""
-    free_percent = float(numbers["free_gib"]) / float(numbers["total_gib"]) * 100
-    return {"usable_fraction": max(1, int(free_percent - 2)) / 100}
+    free_percent = float(numbers["free_gib"]) / max(float(numbers["total_gib"]), 1e-9) * 100
+    return {"usable_fraction": min(100, max(1, int(free_percent - 2))) / 100}
 
 
 def _in_gib(numbers: Numbers) -> Numbers:
@@ -193,7 +195,7 @@ CAUSES: tuple[Cause, ...] = (
         e.BadQuantization,
         _when(
             r"quantization method (?P<asked>\S+) is not supported for the current GPU|"
-            r"(?P<method>\w+) quantization is currently not supported"
+            r"\b(?P<method>\w{1,60}) quantization is currently not supported"
         ),
         "load-model a checkpoint of another quantization, or use another GPU.",
     ),
@@ -222,7 +224,7 @@ CAUSES: tuple[Cause, ...] = (
     ),
     Cause(
         e.ConflictingFlags,
-        _when(r"(?P<kind>\w+) models do not support `--runner (?P<runner>\w+)`"),
+        _when(r"\b(?P<kind>\w{1,60}) models do not support `--runner (?P<runner>\w+)`"),
         "load-model without --runner in extra_args.",
     ),
     # -- where the model comes from
@@ -321,7 +323,7 @@ CAUSES: tuple[Cause, ...] = (
     ),
     Cause(
         e.BadInput,
-        _when(r"argument (?P<flag>--[\w-]+)[^:]*: (?P<problem>.*)"),
+        _when(r"argument (?P<flag>--[\w-]{1,80})(?![\w-])[^:]{0,200}: (?P<problem>.*)"),
         "load-model with a value that {flag} allows.",
     ),
     Cause(

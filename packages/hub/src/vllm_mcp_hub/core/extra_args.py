@@ -44,9 +44,7 @@ def check_extra_args(extra_args: Sequence[str], supported: frozenset[str]) -> Ex
     return found
 
 
-def _items(
-    extra_args: Sequence[str], supported: frozenset[str]
-) -> Iterator[tuple[str, str, Kind, list[str]]]:
+def _items(extra_args: Sequence[str], supported: frozenset[str]) -> Iterator[tuple[str, str, Kind, list[str]]]:
     """Each flag as it was written, its positive name, its kind, and the texts that belong to it."""
     rest = list(extra_args)
     _check_characters(rest)

@@ -211,34 +211,47 @@ class _Promise:
 
 
 def _gpu_promise(wish: _Wish, fraction: float, device: Device) -> _Promise:
-    """The fraction; where the user fixed the KV pool, vLLM does not keep to it: then also what adds up.
+    """The fraction; where the user fixed the KV pool, which vLLM takes whatever the fraction, at least what adds up.
 
-    vLLM wants the fraction free at the start even then. Raises GpuMemoryInsufficient beyond the GPU.
+    The fraction stays the least: vLLM wants it free at the start even then. Raises as `_check_pool`.
     """
-    each = "each GPU" if wish.layout.world > 1 else "a GPU"
     share = math.ceil(fraction * device.total_bytes)
-    basis = f"{fraction:g} of the {format_bytes(device.total_bytes)} of {each}"
+    basis = f"{fraction:g} of the {format_bytes(device.total_bytes)} of {_each(wish)}"
     pool = extra_int(wish.extras, "--kv-cache-memory-bytes", 0)
     if not pool:
         return _Promise(share, fraction, basis)
-    weights = _weights_share(wish) or 0.0
-    if weights + pool > device.total_bytes:
-        raise GpuMemoryInsufficient(
-            f"--kv-cache-memory-bytes {format_bytes(pool)} and weights of {format_bytes(weights)} are more than "
-            f"the {format_bytes(device.total_bytes)} of {each}.",
-            suggestion="load-model with a smaller --kv-cache-memory-bytes, or without it: vLLM then takes what "
-            "gpu_memory_utilization leaves.",
-            required_mb=to_mib(weights + pool),
-            available_mb=max(0, device.total_bytes - math.ceil(weights)) // MIB,
-            total_mb=device.total_bytes // MIB,
-        )
-    known = float(UNKNOWN_WEIGHTS_BYTES) if wish.facts.weights_bytes is None else _full_share(wish)
-    total = min(math.ceil(known + pool + GPU_OVERHEAD_BYTES), device.total_bytes)
+    _check_pool(wish, pool, device)
+    weights = _weights_share(wish)
+    known = weights if weights is not None else float(UNKNOWN_WEIGHTS_BYTES)
+    total = min(math.ceil(known) + pool + GPU_OVERHEAD_BYTES, device.total_bytes)
     if total <= share:
         return _Promise(share, fraction, basis)
-    told = f"weights {format_bytes(known)} + KV pool {format_bytes(pool)}, as asked"
-    basis = f"{told} + {format_bytes(GPU_OVERHEAD_BYTES)} assumed for everything else, more than {basis}"
-    return _Promise(total, fraction, basis)
+    parts = (
+        f"weights {format_bytes(known)}" if weights is not None else "weights not known, counted as 1 GiB",
+        f"KV pool {format_bytes(pool)} as asked",
+        f"{format_bytes(GPU_OVERHEAD_BYTES)} assumed for all else",
+    )
+    return _Promise(total, fraction, f"{' + '.join(parts)}, more than {basis}")
+
+
+def _each(wish: _Wish) -> str:
+    return "each GPU" if wish.layout.world > 1 else "a GPU"
+
+
+def _check_pool(wish: _Wish, pool: int, device: Device) -> None:
+    """Raises GpuMemoryInsufficient when weights and pool alone are more than the device."""
+    weights = 0 if _quantizes_while_loading(wish) else math.ceil(_weights_share(wish) or 0)
+    if weights + pool <= device.total_bytes:
+        return
+    raise GpuMemoryInsufficient(
+        f"--kv-cache-memory-bytes {format_bytes(pool)} and {format_bytes(weights)} of weights are more than the "
+        f"{format_bytes(device.total_bytes)} of {_each(wish)}.",
+        suggestion="load-model with a smaller --kv-cache-memory-bytes, or without it: the KV cache then gets what "
+        "gpu_memory_utilization leaves.",
+        required_mb=to_mib(weights + pool),
+        available_mb=device.total_bytes // MIB,
+        total_mb=device.total_bytes // MIB,
+    )
 
 
 def _gpu_need(
@@ -256,17 +269,22 @@ def _gpu_need(
 
 
 def _weights_share(wish: _Wish) -> float | None:
-    """Of each GPU; None where not known: also when they are quantized while loading."""
+    """Bytes of weights on each GPU, as they are on disk; None where that is not known."""
     weights = _weights_bytes(wish)
-    if weights is None or (wish.options.quantization and wish.facts.quantization is None):
+    if weights is None:
         return None
     offloaded = float(str(wish.extras.get("--cpu-offload-gb", "0"))) * GIB
     return max(0.0, weights / wish.layout.shards - offloaded)
 
 
+def _quantizes_while_loading(wish: _Wish) -> bool:
+    """What stays of the weights is then not known beforehand, only that it is less."""
+    return bool(wish.options.quantization) and wish.facts.quantization is None
+
+
 def _check_weights(wish: _Wish, promise: _Promise, device: Device, device_count: int) -> None:
     share = _weights_share(wish)
-    if share is None or share <= promise.bytes:
+    if share is None or share <= promise.bytes or _quantizes_while_loading(wish):
         return
     raise GpuMemoryInsufficient(
         f"The weights of {wish.facts.model_id} take {format_bytes(share)} on each of {wish.layout.world} GPUs; "

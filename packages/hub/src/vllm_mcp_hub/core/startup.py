@@ -20,7 +20,10 @@ _ORDER = {phase: float(rank) for rank, phase in enumerate(Phase)} | {Phase.DOWNL
 
 _BEGINS: tuple[tuple[Phase, re.Pattern[str]], ...] = (
     (Phase.CONFIG, re.compile(r"version \d+\.\d+|non-default args:|Resolved architecture:|Initializing a V1 LLM")),
-    (Phase.DOWNLOAD, re.compile(r"(?:\.safetensors|\.bin|\.gguf|Fetching \d+ files|Downloading)[^%|]{0,200}?:\s{1,9}\d{1,3}%\|")),
+    (
+        Phase.DOWNLOAD,
+        re.compile(r"(?:\.safetensors|\.bin|\.gguf|Fetching \d+ files|Downloading)[^%|]{0,200}?:\s{1,9}\d{1,3}%\|"),
+    ),
     (Phase.WEIGHTS, re.compile(r"Starting to load model|Loading \w+ checkpoint shards|Time spent downloading weights")),
     (Phase.PROFILE, re.compile(r"Loading weights took|Model loading took|Explicitly set .* for KV cache")),
     (Phase.GRAPHS, re.compile(r"Capturing CUDA graph|Graph capturing finished")),
