@@ -79,6 +79,57 @@ def test_the_cache_is_found_by_each_of_its_variables(tmp_path: Path) -> None:
     assert model_cache_dirs(Settings(vllm_model_cache_dir="/c", hf_home="/a")) == (Path("/c"), Path("/a/hub"))
 
 
+def test_an_open_folder_of_something_else_is_left_as_it_is(tmp_path: Path) -> None:
+    """Started by root with VLLM_HUB_DIR=/tmp, the hub would close /tmp to everybody."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (shared / "somebody's").write_text("")
+    for mode in (0o777, 0o755, 0o710):
+        shared.chmod(mode)
+        with pytest.raises(StateDirRefused, match=f"mode {mode:04o}") as caught:
+            prepare_state_dir(shared)
+        assert "chmod 700" in caught.value.info.suggestion
+        assert shared.stat().st_mode & 0o7777 == mode
+        assert not (shared / "engines").exists()
+
+
+def test_a_folder_with_the_sticky_bit_is_never_closed(tmp_path: Path) -> None:
+    (tmp_path / "hub.lock").write_text("")
+    tmp_path.chmod(0o1777)
+    with pytest.raises(StateDirRefused, match="mode 1777"):
+        prepare_state_dir(tmp_path)
+
+
+def test_a_hubs_open_folder_is_closed_whatever_else_lies_in_it(tmp_path: Path) -> None:
+    for name, more in (("empty", ()), ("configured", ("hub.toml",)), ("ran", ("hub.lock", "notes.txt"))):
+        folder = tmp_path / name
+        folder.mkdir()
+        folder.chmod(0o755)
+        for file in more:
+            (folder / file).write_text("")
+        assert prepare_state_dir(folder).stat().st_mode & 0o777 == 0o700
+
+
+def test_a_lock_that_is_a_link_proves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("")
+    (tmp_path / "hub.lock").symlink_to(tmp_path / "notes.txt")
+    tmp_path.chmod(0o755)
+    with pytest.raises(StateDirRefused):
+        prepare_state_dir(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["~nosuchuser/x", "loop/x", "a\ud800b", "x" * 5000, "a\udcff"])
+def test_paths_that_lead_nowhere_are_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    allowed = tmp_path / "allowed"
+    with pytest.raises(PathNotAllowed) as caught:
+        confine(name if name.startswith("~") else f"{tmp_path}/{name}", [allowed], parameter="lora_path")
+    info = caught.value.info
+    assert info.details["parameter"] == "lora_path"
+    assert info.suggestion
+    info.model_dump_json().encode()
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can make a folder of somebody else")
 def test_a_folder_of_somebody_else_is_refused(tmp_path: Path) -> None:
     theirs = tmp_path / "theirs"

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import anyio
 import pytest
@@ -325,7 +326,7 @@ async def test_a_burst_of_stops_leaves_the_hub_alive(site: HubSite) -> None:
     site.set_knobs(slow_health=1.0)
     config = site.state / "hub.toml"
     config.write_text("keep_stopped = 3\n" + config.read_text())
-    small = {"options": {"gpu_memory_utilization": 0.02}}
+    small: dict[str, Any] = {"options": {"gpu_memory_utilization": 0.02}}
     async with site.client() as hub:
         await load(hub, "slow", **small)
         queued = [await load(hub, f"q{n}", **small) for n in range(15)]

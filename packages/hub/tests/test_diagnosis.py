@@ -1,5 +1,6 @@
 """vLLM's own failures, recorded, and what each becomes: code, cause, numbers, next step."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -299,6 +300,47 @@ def test_any_log_gives_a_bounded_answer_of_the_tree(lines: list[str], exit_code:
     assert len(info.details["cause"]) <= MAX_CAUSE_CHARS
     assert info.suggestion
     info.model_dump_json()
+
+
+HOSTILE = [
+    "max seq len (1), (1.1.1 GiB KV cache is needed, which is larger than the available KV cache memory (. GiB)",
+    f"max seq len ({'9' * 5000}), (1 GiB KV cache is needed, which is larger than the available KV cache memory (1)",
+    "Free memory on device x (1/0 GiB) on startup is less than y (0.9, 1 GiB)",
+    "Free memory on device x (999999999/0.1 GiB) on startup is less than y (0.9, 1 GiB)",
+    f"attention heads ({'9' * 5000}) must be divisible by tensor parallel size (2)",
+    "CUDA out of memory. Tried to allocate ... GiB",
+    "CUDA out of memory Tried to allocate " * 60,
+    "argument --a" * 170,
+    "argument --" + "a" * 1900,
+    "argument --a " * 150,
+    "a" * 1900,
+    "Available memory on node " * 80,
+    "Repo id must be in the form '" * 60,
+    "out of memory" * 150,
+    "DefaultCPUAllocator: " * 90,
+    "PackageNotFoundError" * 100,
+    " " * 1900 + "x",
+    "api_key=[ " * 200,
+]
+
+
+@pytest.mark.parametrize("words", HOSTILE)
+@pytest.mark.parametrize("kind", ["ValueError", "pydantic_core._pydantic_core.ValidationError"])
+def test_hostile_words_are_read_in_no_time(kind: str, words: str) -> None:
+    begin_s = time.process_time()
+    found(f"(EngineCore pid=1) {kind}: {words}\n{words}\nFor further information visit")
+    assert time.process_time() - begin_s < 0.2
+
+
+def test_a_line_without_end_is_cut() -> None:
+    begin_s = time.process_time()
+    found("(EngineCore pid=1) ValueError: " + "CUDA out of memory Tried to allocate " * 5000)
+    assert time.process_time() - begin_s < 1.0
+
+
+def test_a_workers_exit_code_may_be_anything() -> None:
+    for number in ("-9", "9" * 5000, f"-{'9' * 9}"):
+        assert found(f"Worker proc A died unexpectedly (exit code: {number})").code
 
 
 def test_no_next_step_has_a_gap() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllm_mcp_hub.core import flag_table as table
-from vllm_mcp_hub.core.extra_args import check_extra_args, human_int, parse_flags
+from vllm_mcp_hub.core.extra_args import check_extra_args, human_int, parse_flags, written_flags
 from vllm_mcp_hub.core.flag_table import Kind
 from vllm_mcp_hub.core.flags import OPTION_FLAGS, vllm_flags
 from vllm_mcp_protocol.errors import (
@@ -80,7 +80,7 @@ def test_the_table_names_only_flags_that_exist() -> None:
 
 VALUES: dict[Kind, st.SearchStrategy[list[str]]] = {
     Kind.SWITCH: st.just([]),
-    Kind.INT: st.sampled_from(["0", "16", "8k", "2G", "-1"]).map(lambda text: [text]),
+    Kind.INT: st.sampled_from(["1", "16", "8k", "2G"]).map(lambda text: [text]),
     Kind.FLOAT: st.sampled_from(["0.5", "1", "1e-3"]).map(lambda text: [text]),
     Kind.NAME: st.sampled_from(["auto", "FLASH_ATTN", "sha256_cbor"]).map(lambda text: [text]),
     Kind.REPO: st.sampled_from(["org/model", "a-b/c.d_e"]).map(lambda text: [text]),
@@ -98,6 +98,8 @@ def allowed_tokens(draw: st.DrawFn) -> list[str]:
         kind = table.ALLOWED[flag]
         if flag in table.CHOICES:
             values = [draw(st.sampled_from(sorted(table.CHOICES[flag])))]
+        elif flag in table.SIGNED:
+            values = ["-1"]
         else:
             values = ["{}"] if flag in table.JSON_KEYS else draw(VALUES[kind])
         if f"--no-{flag[2:]}" in KNOWN and draw(st.booleans()):
@@ -132,7 +134,10 @@ PARSER = vllms_parser()
 @given(allowed_tokens())
 def test_allowed_flags_are_read_as_argparse_reads_them(tokens: list[str]) -> None:
     read = check_extra_args(tokens, KNOWN)
-    understood = vars(PARSER.parse_args(["model", *tokens]))
+    written = written_flags(tokens)
+    understood = vars(PARSER.parse_args(["model", *written]))
+    assert understood == vars(PARSER.parse_args(["model", *tokens]))
+    assert not any(word.startswith("-") and not word.startswith("--") for word in written)
     del understood["model"]
     plain = {flag[2:].replace("-", "_"): value for flag, value in read.items()}
     assert plain.keys() == understood.keys()
@@ -251,6 +256,14 @@ def test_json_that_names_code_or_places_is_refused(value: str) -> None:
     [
         ("--hf-overrides", '{"rope_parameters": {"rope_type": "yarn", "factor": 4.0}, "architectures": ["X"]}'),
         ("--speculative-config", '{"model": "org/draft", "num_speculative_tokens": 5, "method": "eagle3"}'),
+        ("--speculative-config", '{"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 4}'),
+        ("--speculative-config", '{"model": "ngram", "num_speculative_tokens": 3, "rejection_sample_method": "block"}'),
+        ("--speculative-config", '{"method": "mtp", "num_speculative_tokens": 1, "revision": "v1.0"}'),
+        ("--hf-overrides", '{"quantization_config": {"modules_to_not_convert": ["model.layers.0"]}, "x": "v1.0"}'),
+        ("--quantization-config", '{"linear": {"weight": "mxfp8"}, "ignore": ["model.layers.0.mlp"]}'),
+        ("--reasoning-config", '{"reasoning_start_str": "<think>", "reasoning_end_str": "Done. </think>"}'),
+        ("--structured-outputs-config", '{"backend": "lm-format-enforcer"}'),
+        ("--attention-config", '{"backend": "FLASH_ATTN"}'),
         ("--limit-mm-per-prompt", '{"image": {"count": 5, "width": 512}}'),
         ("--default-chat-template-kwargs", '{"enable_thinking": false}'),
         ("--compilation-config", '{"cudagraph_mode": "FULL", "mode": 3}'),
@@ -259,6 +272,92 @@ def test_json_that_names_code_or_places_is_refused(value: str) -> None:
 )
 def test_tuning_by_json_is_allowed(flag: str, value: str) -> None:
     assert check_extra_args([flag, value], KNOWN).keys() == {flag}
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--speculative-config", '{"model": "this.s", "num_speculative_tokens": 2}'),
+        ("--speculative-config", '{"model": "this.s", "method": null}'),
+        ("--speculative-config", '{"model": ["this.s"]}'),
+        ("--speculative-config", '{"model": "/tmp/draft"}'),
+        ("--speculative-config", '{"model": "draft"}'),
+        ("--speculative-config", '{"method": "custom_class", "model": "org/m"}'),
+        ("--speculative-config", '{"method": "brand_new"}'),
+        ("--speculative-config", '{"target_model_config": {}}'),
+        ("--speculative-config", '{"draft_load_config": {"load_format": "x"}}'),
+        ("--speculative-config", '{"quantization": "a.b"}'),
+        ("--spec-method", "this.s"),
+        ("--hf-overrides", '{"sbert_ce_default_activation_function": "torch.nn.modules.x"}'),
+        ("--hf-overrides", '{"quantization_config_dict_json": "{}"}'),
+        ("--hf-overrides", '{"_attn_implementation": "org/kernel"}'),
+        ("--hf-overrides", '{"attn_implementation": "org/kernel"}'),
+        ("--mm-processor-kwargs", '{"video_backend": "os.path"}'),
+        ("--mm-processor-kwargs", '{"proxies": {"https": "example:8080"}}'),
+        ("--mm-processor-kwargs", '{"token": "x"}'),
+        ("--structured-outputs-config", '{"reasoning_parser_plugin": "x"}'),
+        ("--structured-outputs-config", '{"backend": "my.module"}'),
+        ("--pooler-config", '{"activation": "x"}'),
+        ("--reasoning-config", '{"reasoning_parser": "a.b"}'),
+        ("--attention-config", '{"backend": "a.b.C"}'),
+        ("--kernel-config", '{"moe_backend": "a.b"}'),
+        ("--eplb-config", '{"policy": "a.b"}'),
+        ("--compilation-config", '{"backend": "a.b"}'),
+        ("--quantization-config", '{"config_groups": {}}'),
+    ],
+)
+def test_what_vllm_would_import_is_refused(flag: str, value: str) -> None:
+    with pytest.raises(FlagNotAllowed):
+        check_extra_args([flag, value], KNOWN)
+
+
+@given(st.from_regex(r"[a-z_]{1,8}(\.[A-Za-z_]{1,8}){1,3}", fullmatch=True), st.sampled_from(sorted(table.ALLOWED)))
+def test_no_flag_carries_an_import_path_as_model(path: str, flag: str) -> None:
+    """The rule by which vLLM 0.32 takes a draft model for a class: no slash, all parts identifiers."""
+    with contextlib.suppress(BadInput):
+        read = check_extra_args([flag, json.dumps({"model": path})], KNOWN)
+        assert flag != "--speculative-config"
+        assert table.ALLOWED[flag] is Kind.JSON
+        assert flag not in table.JSON_KEYS
+        assert read
+
+
+def test_a_key_given_twice_is_refused() -> None:
+    with pytest.raises(BadInput):
+        check_extra_args(["--speculative-config", '{"model": "this.s", "model": "org/m"}'], KNOWN)
+
+
+@pytest.mark.parametrize("text", ["a\ud800", '{"a": "\\ud800"}', '{"\\ud800": 1}'])
+def test_half_characters_are_refused(text: str) -> None:
+    for args in (["--hf-overrides", text], [f"--{text}"]):
+        with pytest.raises(BadInput) as caught:
+            check_extra_args(args, KNOWN)
+        caught.value.info.model_dump_json().encode()
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--watermark", "-1.5"],
+        ["--watermark=-1.5"],
+        ["--kv-cache-memory-bytes", "-1"],
+        ["--kv-cache-memory-bytes", "0"],
+        ["--cpu-offload-gb", "-0.5"],
+        ["--data-parallel-size", "0"],
+        ["--max-num-active-seqs", "-1"],
+        ["--seed", "1" * 19],
+        ["--cpu-offload-gb", "1e100"],
+    ],
+)
+def test_numbers_out_of_range_are_refused(args: list[str]) -> None:
+    with pytest.raises(BadInput) as caught:
+        check_extra_args(args, KNOWN)
+    assert args[0].partition("=")[0] in caught.value.info.message
+
+
+def test_each_value_is_one_word_with_its_flag() -> None:
+    given = options("--seed", "-5", "--ignore-patterns", "a", "b", "--enable-log-requests", "--watermark", "0.5")
+    assert flags_of(given) == ("--seed=-5", "--ignore-patterns", "a", "b", "--enable-log-requests", "--watermark=0.5")
 
 
 @pytest.mark.parametrize(
@@ -338,7 +437,7 @@ def test_the_cpu_device_starts_eagerly_unless_told_otherwise() -> None:
     assert "enforce_eager" in reasons[0]
     assert flags_of(options(enforce_eager=False), kind="cpu") == ("--no-enforce-eager",)
     compiled = options("--compilation-config", '{"mode": 3}')
-    assert flags_of(compiled, kind="cpu") == compiled.extra_args
+    assert flags_of(compiled, kind="cpu") == ('--compilation-config={"mode": 3}',)
 
 
 OPTIONS = st.builds(
@@ -386,9 +485,9 @@ def test_contradictions_are_refused(given: LoadOptions, code: str) -> None:
 
 
 def test_agreeing_options_are_not() -> None:
-    assert {"--max-loras", "--enable-lora"} <= set(flags_of(options("--max-loras", "2", enable_lora=True)))
+    assert {"--max-loras=2", "--enable-lora"} <= set(flags_of(options("--max-loras", "2", enable_lora=True)))
     tools = options("--enable-auto-tool-choice", "--tool-call-parser", "hermes")
-    assert {"--enable-auto-tool-choice", "--tool-call-parser"} <= set(flags_of(tools))
+    assert {"--enable-auto-tool-choice", "--tool-call-parser=hermes"} <= set(flags_of(tools))
     whole = options("--no-enable-chunked-prefill", max_num_batched_tokens=1024, max_model_len=1024)
     assert "--no-enable-chunked-prefill" in flags_of(whole)
 

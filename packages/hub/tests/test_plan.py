@@ -1,14 +1,16 @@
 """What an engine is promised. The oracle adds the parts up by itself, in whole bytes."""
 
+import contextlib
 import math
 from typing import Any
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from vllm_mcp_hub.core.extra_args import parse_flags
-from vllm_mcp_hub.core.plan import ASLEEP_BYTES, CPU_OVERHEAD_BYTES, plan_start
+from vllm_mcp_hub.core.plan import ASLEEP_BYTES, CPU_OVERHEAD_BYTES, GPU_OVERHEAD_BYTES, plan_start
 from vllm_mcp_protocol.errors import (
     BadInput,
     ConflictingFlags,
@@ -154,7 +156,7 @@ def test_a_model_that_does_not_fit_is_refused_with_numbers() -> None:
 
 def test_the_users_own_pool_is_taken() -> None:
     plan = on_cpu(request("--kv-cache-memory-bytes", "1G"))
-    assert plan.flags.count("--kv-cache-memory-bytes") == 1
+    assert [word for word in plan.flags if "kv-cache" in word] == ["--kv-cache-memory-bytes=1G"]
     assert plan.need.device_bytes == math.ceil(1.2 * MIB) + GIB + CPU_OVERHEAD_BYTES
     assert isinstance(refusal(request("--kv-cache-memory-bytes=100G"), [CPU_DEVICE]), GpuMemoryInsufficient)
     small = on_cpu(request("--kv-cache-memory-bytes", "512K"))
@@ -345,6 +347,64 @@ def test_an_engine_that_took_more_is_promised_more() -> None:
     plan = plan_start(request(gpu_memory_utilization=0.5), gpus(1), history=[taken])
     assert plan.need.device_bytes == 45 * GIB
     assert "earlier starts held 45.0 GiB" in plan.need.basis
+
+
+def test_a_pool_that_the_user_fixed_is_promised_whole() -> None:
+    """vLLM takes it beside the weights, whatever gpu_memory_utilization says."""
+    facts = TINY.model_copy(update={"weights_bytes": 10 * GIB})
+    asked = request("--kv-cache-memory-bytes", "40G", facts=facts, gpu_memory_utilization=0.1)
+    plan = plan_start(asked, gpus(1))
+    assert plan.need.device_bytes == 10 * GIB + 40 * GIB + GPU_OVERHEAD_BYTES
+    assert "KV pool 40.0 GiB as asked" in plan.need.basis
+    assert "assumed" in plan.need.basis
+    split = request("--kv-cache-memory-bytes=40G", facts=facts, gpu_memory_utilization=0.1, tensor_parallel_size=2)
+    assert plan_start(split, gpus(2)).need.device_bytes == 5 * GIB + 40 * GIB + GPU_OVERHEAD_BYTES
+    unknown = request("--kv-cache-memory-bytes=40G", facts=None, gpu_memory_utilization=0.1)
+    assert plan_start(unknown, gpus(1)).need.device_bytes == GIB + 40 * GIB + GPU_OVERHEAD_BYTES
+    small = request("--kv-cache-memory-bytes=1G", facts=facts)
+    assert plan_start(small, gpus(1)).need.device_bytes == math.ceil(0.9 * 80 * GIB)
+
+
+def test_a_pool_beyond_the_gpu_is_refused() -> None:
+    facts = TINY.model_copy(update={"weights_bytes": 10 * GIB})
+    error = refusal(request("--kv-cache-memory-bytes", "71G", facts=facts), gpus(1))
+    assert isinstance(error, GpuMemoryInsufficient)
+    assert error.info.details["required_mb"] == 81 * 1024
+    tight = plan_start(request("--kv-cache-memory-bytes", "69G", facts=facts), gpus(1))
+    assert tight.need.device_bytes == 80 * GIB
+    assert plan_start(request("--kv-cache-memory-bytes", "71G", facts=facts, quantization="fp8"), gpus(1))
+
+
+HUGE = ("9" * 4000, "9" * 400 + ".5k", "999999999999999999T")
+
+
+@pytest.mark.parametrize(
+    "flag_name", ["--data-parallel-size", "--kv-cache-memory-bytes", "--prefill-context-parallel-size"]
+)
+@pytest.mark.parametrize("number", [*HUGE, "-1", "-5G", "0"])
+@pytest.mark.parametrize("devices", [[CPU_DEVICE], gpus(2)], ids=["cpu", "cuda"])
+def test_absurd_numbers_are_refused_by_name(flag_name: str, number: str, devices: list[Device]) -> None:
+    refusal(request(flag_name, number), devices)
+
+
+@pytest.mark.parametrize("number", ["9e999", "9" * 5000, "-1"])
+def test_absurd_offloads_are_refused(number: str) -> None:
+    assert isinstance(refusal(request("--cpu-offload-gb", number), gpus(1)), BadInput)
+
+
+@pytest.mark.parametrize("field", ["weights_bytes", "context_window", "attention_heads", "kv_bytes_per_token"])
+@pytest.mark.parametrize("number", [-1, 2**60 + 1, 10**400])
+def test_facts_are_numbers_that_a_model_can_have(field: str, number: int) -> None:
+    with pytest.raises(ValidationError):
+        ModelFacts.model_validate({"model_id": "org/m", field: number})
+
+
+@given(st.sampled_from(["weights_bytes", "context_window", "attention_heads", "kv_bytes_per_token"]))
+def test_the_largest_facts_are_planned_or_refused(field: str) -> None:
+    facts = TINY.model_copy(update={field: 2**60})
+    for devices in ([CPU_DEVICE], gpus(2)):
+        with contextlib.suppress(SuiteError):
+            plan_start(request(facts=facts, dtype="float32"), devices)
 
 
 # -- both

@@ -1,12 +1,13 @@
 """A start read from vLLM's log: its phases in order, with their seconds, and what it said about memory."""
 
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_mcp_hub.core.startup import StartupLog
+from vllm_mcp_hub.core.startup import MAX_LINE_CHARS, StartupLog
 from vllm_mcp_protocol.model import Phase
 from vllm_mcp_protocol.units import GIB
 
@@ -102,6 +103,45 @@ def test_progress_is_told() -> None:
     assert (log.phase, log.detail) == (Phase.WEIGHTS, "50% (1/2)")
     log.feed("x 1%|a| 1/9\rmodel.safetensors:  66%|██████▋   | 3.3G/4.90G", 9.0)
     assert log.detail == "66% (3.3G/4.90G)"
+
+
+HOSTILE_LINES = [
+    "1%|" * 300 + "1" * 1000,
+    "1%|" * 600,
+    "100%|" + "1" * 1900,
+    "1% " * 600,
+    "1%" + " " * 1900,
+    "1% Completed" * 150,
+    ".bin" * 500,
+    ".bin:" + " " * 1900,
+    "Downloading: " * 150,
+    ".bin: 1" * 280,
+    "version " * 250,
+    "version " + "1" * 1900,
+    "Explicitly set " * 130,
+    "Graph capturing finished in " * 70,
+    "Graph capturing finished in " + " took 1" * 280,
+    "Model loading took " + "1" * 1900,
+    "Using max model len " + "," * 1900,
+    "Maximum concurrency for " + "1" * 1900,
+]
+
+
+@pytest.mark.parametrize("line", HOSTILE_LINES)
+def test_a_hostile_line_takes_no_time(line: str) -> None:
+    """The hub reads logs in its event loop. Bounded by what 200 lines may take: 0.05 s each."""
+    log = StartupLog()
+    log.begin(0.0)
+    begin_s = time.process_time()
+    for _ in range(4):
+        log.feed(line[:MAX_LINE_CHARS], 1.0)
+    assert time.process_time() - begin_s < 0.2
+
+
+@pytest.mark.parametrize("number", [",", "9" * 400, "1,,,2", "9" * 19 + "," * 900])
+def test_numbers_that_are_none(number: str) -> None:
+    log, _ = feed([f"Using max model len {number}", f"Model loading took {number} GiB", f"set ({number}/1)"])
+    log.facts()
 
 
 def test_what_comes_after_the_start_is_no_part_of_it() -> None:

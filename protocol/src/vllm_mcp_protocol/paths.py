@@ -15,6 +15,7 @@ SOCKET_PATH_LIMIT_BYTES = 107
 """Linux: `sun_path` is 108 bytes with its terminating zero."""
 
 _LONGEST_SOCKET = "engines/e99999/api.sock"
+_HUBS_FILES = {"engines", "hub.lock", "hub.sock", "hub.toml", "models.json", "starts.jsonl", "audit.jsonl"}
 _NETWORK_FILE_SYSTEMS = {
     "nfs",
     "nfs4",
@@ -70,7 +71,7 @@ def hub_runs(folder: Path) -> bool:
 def prepare_state_dir(folder: Path) -> Path:
     """Make `folder` (mode 0700) and check that locks and sockets work in it.
 
-    One that others may enter is closed when it is a hub's or empty, and else refused: it may be /tmp. Raises
+    One that others may enter is closed when only a hub's files are in it, and else refused: it may be /tmp. Raises
     StateDirRefused with the reason: path too long, not ours, open, a network file system, not writable.
     """
     if not socket_path_fits(folder):
@@ -94,7 +95,7 @@ def _check_owner(folder: Path) -> None:
     mode = stat.S_IMODE(status.st_mode)
     if not mode & 0o077:
         return
-    if mode & stat.S_ISVTX or not (_is_hubs(folder) or next(folder.iterdir(), None) is None):
+    if mode & stat.S_ISVTX or not _is_hubs(folder):
         raise _refused(
             folder,
             f"others may enter it (mode {mode:04o}), and it holds more than a hub's files",
@@ -105,7 +106,9 @@ def _check_owner(folder: Path) -> None:
 
 
 def _is_hubs(folder: Path) -> bool:
-    """Whether a hub of ours has run in it."""
+    """Whether a hub of ours has run in it, or nothing else has written there."""
+    if all(entry.name in _HUBS_FILES for entry in folder.iterdir()):
+        return True
     try:
         lock = (folder / "hub.lock").lstat()
     except FileNotFoundError:
@@ -149,13 +152,17 @@ def _followed(path: str, parameter: str) -> Path:
     try:
         return Path(path).expanduser().resolve()
     except (OSError, RuntimeError, ValueError) as error:  # UnicodeEncodeError is a ValueError
-        shown = path[:200].encode(errors="backslashreplace").decode()
         raise PathNotAllowed(
-            f"{parameter}={shown!r} leads nowhere: {_reason(error)}.",
+            f"{parameter}={path[:200]!r} leads nowhere: {_reason(error)}.",
             parameter=parameter,
-            value=shown,
+            value=_shown(path),
             suggestion="Give the absolute path of a folder that exists.",
         ) from error
+
+
+def _shown(path: str | Path) -> str:
+    """A name need not be UTF-8, an answer must."""
+    return str(path).encode(errors="backslashreplace").decode()
 
 
 def _reason(error: Exception) -> str:
@@ -176,9 +183,10 @@ def confine(path: str, allowed: Iterable[Path], *, parameter: str) -> Path:
     if any(real.is_relative_to(folder) for folder in folders):
         return real
     raise PathNotAllowed(
-        f"{parameter}={path!r} leads to {real}, outside of the allowed folders: {', '.join(map(str, folders))}.",
+        f"{parameter}={path!r} leads to {_shown(real)}, outside of the allowed folders: "
+        f"{', '.join(map(str, folders))}.",
         parameter=parameter,
-        value=path,
+        value=_shown(path),
         allowed=[str(folder) for folder in folders],
         suggestion="move the files into one of these folders, or add theirs as VLLM_MODEL_CACHE_DIR",
     )

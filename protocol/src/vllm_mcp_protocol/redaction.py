@@ -18,7 +18,7 @@ _BEARER = re.compile(r"(?i)\b(bearer\s+['\"]?)[^\s'\"]+")
 # `'api_key': ['…']` in vLLM's log of its arguments, `HF_TOKEN=…`, `password: …`.
 _NAMED = re.compile(
     r"(?i)((?:api[_-]?key|hf[_-]?token|(?:auth|access)[_-]?token|authorization|password|passphrase|passwd|secret)"
-    r"['\"]?\s*[=:]\s*)(?:\[[^\]]*\]|'[^']*'|\"[^\"]*\"|[^\s,})]+)"
+    r"['\"]?\s*[=:]\s*)(?:\[[^\]]{0,2000}\]|'[^']{0,2000}'|\"[^\"]{0,2000}\"|[^\s,})]+)"
 )
 
 

@@ -28,7 +28,7 @@ _AFTERMATH = re.compile(
 )
 """What the others say after one has failed."""
 
-_WORKER_DIED = re.compile(r"Worker proc \S+ died unexpectedly \(exit code: (-?\d+)\)")
+_WORKER_DIED = re.compile(r"Worker proc \S+ died unexpectedly \(exit code: (-?\d{1,9})\)")
 _DEATH_STEPS = {
     4: "load-model with dtype=float16: bfloat16 uses AMX instructions that this (virtual) machine does not grant.",
     9: "Usually the kernel's out-of-memory killer: load-model with a smaller max_model_len, or unload-model another.",

@@ -160,10 +160,12 @@ _SPECULATIVE_KEYS = """
     disable_padded_drafter_batch disable_eagle_block_drop use_local_argmax_reduction use_heterogeneous_vocab
     prompt_lookup_max prompt_lookup_min parallel_drafting suffix_decoding_max_tree_depth
     suffix_decoding_max_cached_requests suffix_decoding_max_spec_factor suffix_decoding_min_token_prob
-    rejection_sample_method synthetic_acceptance_rates synthetic_acceptance_length enable_adaptive_verification"""
+    rejection_sample_method synthetic_acceptance_rates synthetic_acceptance_length enable_adaptive_verification
+    draft_sample_method dspark_draft_topk"""
 
 _ATTENTION_KEYS = """
-    backend backend_per_kind flash_attn_version flash_attn_max_num_splits_for_cuda_graph tokenspeed_mla_min_split_kv
+    backend backend_per_kind minimax_m3_msa_decode_backend flash_attn_version
+    flash_attn_max_num_splits_for_cuda_graph tokenspeed_mla_min_split_kv
     tq_max_kv_splits_for_cuda_graph use_trtllm_attention disable_flashinfer_q_quantization mla_prefill_backend
     use_prefill_query_quantization indexer_kv_dtype indexer_sparse_logits hisparse_config use_non_causal
     sparse_mla_force_mqa sparse_mla_prefill_workspace_factor flex_attn_block_m flex_attn_block_n

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from vllm_mcp_protocol.redaction import redact_text
 
+LINE_LIMIT_CHARS = 8_000
+"""Of a line that is read for an error. vLLM's longest has 3,498; patterns take quadratic time on a hostile one."""
+
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _PREFIX = re.compile(
@@ -47,7 +50,7 @@ def logged_errors(log_text: str) -> list[LoggedError]:
 
 
 def _split(line: str) -> tuple[str, str]:
-    text = plain_text(line)
+    text = plain_text(line[:LINE_LIMIT_CHARS])
     prefix = _PREFIX.match(text)
     if prefix is None:
         return "", text

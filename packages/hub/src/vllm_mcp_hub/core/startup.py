@@ -18,11 +18,12 @@ MAX_LINE_CHARS = 2_000
 _ORDER = {phase: float(rank) for rank, phase in enumerate(Phase)} | {Phase.DOWNLOAD: 2.5}
 """Phases as they follow each other; the worker downloads after the configuration was read."""
 
+_FILES = r"\.safetensors|\.bin|\.gguf|Fetching \d{1,9} files|Downloading"
 _BEGINS: tuple[tuple[Phase, re.Pattern[str]], ...] = (
     (Phase.CONFIG, re.compile(r"version \d+\.\d+|non-default args:|Resolved architecture:|Initializing a V1 LLM")),
     (
         Phase.DOWNLOAD,
-        re.compile(r"(?:\.safetensors|\.bin|\.gguf|Fetching \d+ files|Downloading)[^%|]{0,200}?:\s{1,9}\d{1,3}%\|"),
+        re.compile(rf"(?:{_FILES})[^%|]{{0,200}}?:\s{{1,9}}\d{{1,3}}%\|"),
     ),
     (Phase.WEIGHTS, re.compile(r"Starting to load model|Loading \w+ checkpoint shards|Time spent downloading weights")),
     (Phase.PROFILE, re.compile(r"Loading weights took|Model loading took|Explicitly set .* for KV cache")),
