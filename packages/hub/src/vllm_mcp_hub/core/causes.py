@@ -48,7 +48,7 @@ def _number(text: str) -> Any:
 
 
 def _when(words: str) -> re.Pattern[str]:
-    """`[\d.]+` and `\d+` stand for a decimal and a whole number, no longer than arithmetic can take."""
+    r"""`[\d.]+` and `\d+` stand for a decimal and a whole number, no longer than arithmetic can take."""
     bounded = words.replace(r"[\d.]+", r"[0-9]{1,9}(?:\.[0-9]{1,9})?").replace(r"\d+", r"[0-9]{1,18}")
     return re.compile(bounded, re.IGNORECASE | re.DOTALL)
 
