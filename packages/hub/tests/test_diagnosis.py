@@ -1,6 +1,5 @@
 """vLLM's own failures, recorded, and what each becomes: code, cause, numbers, next step."""
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.bounded import must_end
 from vllm_mcp_hub.core.causes import CAUSES
 from vllm_mcp_hub.core.diagnosis import MAX_CAUSE_CHARS, diagnose
 from vllm_mcp_hub.core.retry import smaller_request
@@ -326,16 +326,14 @@ HOSTILE = [
 
 @pytest.mark.parametrize("words", HOSTILE)
 @pytest.mark.parametrize("kind", ["ValueError", "pydantic_core._pydantic_core.ValidationError"])
-def test_hostile_words_are_read_in_no_time(kind: str, words: str) -> None:
-    begin_s = time.process_time()
-    found(f"(EngineCore pid=1) {kind}: {words}\n{words}\nFor further information visit")
-    assert time.process_time() - begin_s < 0.2
+def test_hostile_words_are_read_to_their_end(kind: str, words: str) -> None:
+    with must_end():
+        assert found(f"(EngineCore pid=1) {kind}: {words}\n{words}\nFor further information visit").code
 
 
 def test_a_line_without_end_is_cut() -> None:
-    begin_s = time.process_time()
-    found("(EngineCore pid=1) ValueError: " + "CUDA out of memory Tried to allocate " * 5000)
-    assert time.process_time() - begin_s < 1.0
+    with must_end():
+        assert found("(EngineCore pid=1) ValueError: " + "CUDA out of memory Tried to allocate " * 5000).code
 
 
 def test_a_workers_exit_code_may_be_anything() -> None:
