@@ -64,19 +64,25 @@ def message(number: int, method: str, **params: Any) -> bytes:
     return json.dumps({"jsonrpc": "2.0", "id": number, "method": method, "params": params}).encode() + b"\n"
 
 
-async def test_a_client_killed_in_the_middle_of_a_load_does_not_stop_it(site: HubSite) -> None:
-    """Crush SIGKILLs the whole process group. The engine belongs to the hub and gets ready."""
+def loading(site: HubSite, client: str) -> "subprocess.Popen[bytes]":
+    """A server in a process group of its own, in the middle of a load that `client` asked for."""
     site.set_knobs(load_s=2.0)
     process = subprocess.Popen(
         COMMAND, env=site.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0
     )
     assert process.stdin is not None
-    hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "crush", "version": "1"}}
+    hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": client, "version": "1"}}
     process.stdin.write(message(1, "initialize", **hello))
     process.stdin.write(b'{"jsonrpc":"2.0","method":"notifications/initialized"}\n')
     process.stdin.write(message(2, "tools/call", name="load-model", arguments={"model_id": "tests/one"}))
     process.stdin.flush()
     wait_for(site.living, "the engine has been started")
+    return process
+
+
+async def test_a_client_killed_in_the_middle_of_a_load_does_not_stop_it(site: HubSite) -> None:
+    """Crush SIGKILLs the whole process group. The engine belongs to the hub and gets ready."""
+    process = loading(site, "crush")
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate(timeout=20)
     async with site.client(start=False) as hub:
@@ -84,16 +90,8 @@ async def test_a_client_killed_in_the_middle_of_a_load_does_not_stop_it(site: Hu
 
 
 async def test_a_server_ends_when_its_client_closes_the_pipe(site: HubSite) -> None:
-    site.set_knobs(load_s=2.0)
-    process = subprocess.Popen(
-        COMMAND, env=site.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    assert process.stdin is not None
-    hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "opencode", "version": "1"}}
-    process.stdin.write(message(1, "initialize", **hello))
-    process.stdin.write(b'{"jsonrpc":"2.0","method":"notifications/initialized"}\n')
-    process.stdin.write(message(2, "tools/call", name="load-model", arguments={"model_id": "tests/one"}))
-    process.stdin.flush()
-    wait_for(site.living, "the engine has been started")
+    process = loading(site, "opencode")
     process.communicate(timeout=20)
-    assert process.returncode is not None
+    assert process.returncode == 0
+    async with site.client(start=False) as hub:
+        await until(hub, "e1", EngineStatus.READY)

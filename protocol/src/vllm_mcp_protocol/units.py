@@ -1,24 +1,8 @@
 """Bytes and seconds, spoken the way people write them. Pure."""
 
-import re
-
 KIB = 1024
 MIB = 1024**2
 GIB = 1024**3
-
-_SUFFIX = {"": 1, "k": KIB, "m": MIB, "g": GIB, "t": 1024**4}
-_SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\s*$", re.IGNORECASE)
-
-
-def parse_size(text: str) -> int:
-    """Bytes in a size such as ``16M``, ``1.5 GiB`` or ``4096``; all suffixes are powers of 1024.
-
-    Raises ValueError when `text` is not a size.
-    """
-    match = _SIZE.match(text)
-    if match is None:
-        raise ValueError(f"{text!r} is not a size; write for example 512M or 1.5GiB")
-    return int(float(match[1]) * _SUFFIX[match[2].lower()])
 
 
 def to_mib(size_bytes: float) -> int:

@@ -136,11 +136,6 @@ def memory_of_session(edir: EngineDir) -> int | None:
     return sum(sizes) if sizes else None
 
 
-def exit_code_of(child: subprocess.Popen[bytes] | None) -> int | None:
-    """How our own child ended (negative: by that signal); None while it runs, and for one another hub started."""
-    return child.poll() if child is not None else None
-
-
 def prune(root: Path, keep: int) -> list[str]:
     """Remove the oldest folders of engines that are gone, keeping the newest `keep` of those; the ids removed."""
     gone = [edir for edir in engine_dirs(root) if observe(edir) is Seen.GONE]
