@@ -14,10 +14,10 @@ from tests.chaos.waiting import load, ready, stopped, until
 from tests.hubs import GIB, HubSite, wait_for
 from vllm_mcp_hub.host.engine_dir import engine_dirs
 from vllm_mcp_hub.host.processes import Seen, observe, session_of
-from vllm_mcp_hub.host.state_lock import is_held
 from vllm_mcp_protocol.errors import HubTooNew, HubTrouble, SuiteError
 from vllm_mcp_protocol.hub_client import Hub
 from vllm_mcp_protocol.model import EngineStatus
+from vllm_mcp_protocol.state_lock import is_held
 
 pytestmark = pytest.mark.anyio
 

@@ -146,7 +146,7 @@ async def test_unload_leaves_no_process(hub: Hub, site: HubSite, tiny_hf_home: P
     assert final.failure is None
     assert site.members(view.id) == []
     assert observe(site.engine(view.id)) is Seen.GONE
-    assert not (site.engine(view.id).path / "tmp").exists()
+    wait_for(lambda: not (site.engine(view.id).path / "tmp").exists(), "its temporary files are removed")
     with pytest.raises(ModelNotLoaded):
         async with hub.lease(LLAMA):
             pass

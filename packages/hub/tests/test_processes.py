@@ -16,8 +16,8 @@ from vllm_mcp_hub.core.diagnosis import diagnose
 from vllm_mcp_hub.host import launch, processes
 from vllm_mcp_hub.host.engine_dir import EngineDir
 from vllm_mcp_hub.host.processes import Seen, observe, prune, settle, spawn, stop
-from vllm_mcp_hub.host.state_lock import is_held, try_lock
 from vllm_mcp_protocol.errors import EngineFailed
+from vllm_mcp_protocol.state_lock import is_held, try_lock
 
 FAKE = r"""
 import os, signal, sys, time

@@ -1,7 +1,8 @@
 """The way to the hub: connect, start one when nobody answers, ask.
 
-The hub is one process per user and host (`python -m vllm_mcp_hub`); several clients that start it at once are
-harmless, because the losers of its lock exit at once. A client never reads a state to decide on a change: the hub
+The hub is one process per user and host (`python -m vllm_mcp_hub`). Of several clients that find none, the one that
+gets the lock of `hub.starting` starts it, and the others wait for that; were two started all the same, the loser of
+`hub.lock` would exit at once. A client never reads a state to decide on a change: the hub
 decides, and answers with the result or a `SuiteError`.
 """
 
@@ -21,6 +22,7 @@ import httpx2
 from vllm_mcp_protocol import PROTOCOL
 from vllm_mcp_protocol.errors import ErrorInfo, HubTooNew, HubTooOld, HubUnavailable, error_from_info
 from vllm_mcp_protocol.files import read_end
+from vllm_mcp_protocol.hub_starter import CONNECT_LIMIT_S, START_LIMIT_S, HubStarter
 from vllm_mcp_protocol.model import (
     REVEAL,
     Endpoint,
@@ -33,10 +35,6 @@ from vllm_mcp_protocol.model import (
 )
 from vllm_mcp_protocol.paths import hub_runs, prepare_state_dir, state_dir
 from vllm_mcp_protocol.settings import Settings
-
-CONNECT_LIMIT_S = 10.0
-_RESPAWN_S = 2.0
-"""A start that was lost to a dying predecessor's lock is repeated after this long."""
 
 _ANSWER_LIMIT_S = 180.0
 """The first load on a host asks the engine's environment for its flags, which takes vLLM up to a minute."""
@@ -246,27 +244,31 @@ class Hub:
 
     async def _meet(self, http: httpx2.AsyncClient) -> None:
         """Say hello until a hub of our protocol answers, starting and retiring as needed."""
-        deadline, wait_s, spawned_at = time.monotonic() + CONNECT_LIMIT_S, 0.02, -_RESPAWN_S
-        other = self._protocol
-        while time.monotonic() < deadline:
-            try:
-                self._check_listening()
-                other = await self._hello(http)
-            except (*_UNSENT, *_LOST, httpx2.TimeoutException):
-                if not self._start:
-                    raise self._gone("no hub runs") from None
-                if time.monotonic() - spawned_at >= _RESPAWN_S:
-                    self._spawn()
-                    spawned_at = time.monotonic()
-            else:
+        begun, wait_s = time.monotonic(), 0.02
+        with HubStarter(self._folder, self._spawn) as starter:
+            while True:
+                other = await self._greeted(http)
                 if other == self._protocol:
                     return
-                await self._retire_older(http, other)
-            await anyio.sleep(wait_s)
-            wait_s = min(wait_s * 1.5, 0.25)
-        raise (
-            self._too_old(other) if other < self._protocol else self._gone(f"no answer within {CONNECT_LIMIT_S:.0f} s")
-        )
+                waited_s, coming = time.monotonic() - begun, False
+                if other is not None:
+                    await self._retire_older(http, other)
+                elif self._start:
+                    coming = starter.one_is_coming(waited_s)
+                else:
+                    raise self._gone("no hub runs")
+                if waited_s > (START_LIMIT_S if coming else CONNECT_LIMIT_S):
+                    raise self._gone(f"no answer within {waited_s:.0f} s") if other is None else self._too_old(other)
+                await anyio.sleep(wait_s)
+                wait_s = min(wait_s * 1.5, 0.25)
+
+    async def _greeted(self, http: httpx2.AsyncClient) -> int | None:
+        """The protocol of the hub that answers; None when none does."""
+        try:
+            self._check_listening()
+            return await self._hello(http)
+        except (*_UNSENT, *_LOST, httpx2.TimeoutException):
+            return None
 
     def _check_listening(self) -> None:
         """httpx2 2.16 leaks the descriptor of a refused unix connection, so it is asked only when somebody listens."""
@@ -305,20 +307,32 @@ class Hub:
             suggestion=f"end process {self.hub_pid}; its engines run on and are adopted",
         )
 
-    def _spawn(self) -> None:
-        """Start a hub that is nobody's child: a shell starts it and ends, so no client keeps its corpse."""
+    def _spawn(self) -> int:
+        """Start a hub that is nobody's child: a shell starts it and ends, so no client keeps its corpse.
+
+        Returns a descriptor that can be read, to its end, as soon as that hub is dead.
+        """
         command = ["/bin/sh", "-c", '"$@" &', "sh", sys.executable, "-m", "vllm_mcp_hub"]
-        with open(self._folder / "hub.log", "ab") as log:
-            subprocess.run(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd="/",
-                env=self._environment() | {"VLLM_HUB_DIR": str(self._folder)},
-                start_new_session=True,
-                check=False,
-            )
+        watched, held = os.pipe()
+        try:
+            with open(self._folder / "hub.log", "ab") as log:
+                subprocess.run(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    cwd="/",
+                    env=self._environment() | {"VLLM_HUB_DIR": str(self._folder)},
+                    start_new_session=True,
+                    pass_fds=[held],
+                    check=False,
+                )
+        except BaseException:
+            os.close(watched)
+            raise
+        finally:
+            os.close(held)
+        return watched
 
     def _environment(self) -> dict[str, str]:
         tests = {name: value for name, value in os.environ.items() if name.startswith(_FOR_TESTS)}

@@ -15,7 +15,16 @@ SOCKET_PATH_LIMIT_BYTES = 107
 """Linux: `sun_path` is 108 bytes with its terminating zero."""
 
 _LONGEST_SOCKET = "engines/e99999/api.sock"
-_HUBS_FILES = {"engines", "hub.lock", "hub.sock", "hub.toml", "models.json", "starts.jsonl", "audit.jsonl"}
+_HUBS_FILES = {
+    "engines",
+    "hub.lock",
+    "hub.starting",
+    "hub.sock",
+    "hub.toml",
+    "models.json",
+    "starts.jsonl",
+    "audit.jsonl",
+}
 _NETWORK_FILE_SYSTEMS = {
     "nfs",
     "nfs4",

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllm_mcp_hub import __version__
-from vllm_mcp_hub.host.state_lock import try_lock
 from vllm_mcp_protocol import PROTOCOL
 from vllm_mcp_protocol.errors import SuiteError
 from vllm_mcp_protocol.paths import prepare_state_dir, state_dir
 from vllm_mcp_protocol.settings import Settings
+from vllm_mcp_protocol.state_lock import try_lock
 
 if TYPE_CHECKING:
     from vllm_mcp_hub.supervisor import Supervisor

@@ -20,8 +20,8 @@ from pathlib import Path
 from vllm_mcp_hub.host import launch
 from vllm_mcp_hub.host.engine_dir import EngineDir, engine_dirs, read_json
 from vllm_mcp_hub.host.launch import stat_fields
-from vllm_mcp_hub.host.state_lock import is_held, try_lock
 from vllm_mcp_protocol.errors import EngineFailed
+from vllm_mcp_protocol.state_lock import is_held, try_lock
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from vllm_mcp_hub.host.state_lock import is_held, try_lock
+from vllm_mcp_protocol.state_lock import is_held, try_lock
 
 
 def test_one_holder_at_a_time(tmp_path: Path) -> None:

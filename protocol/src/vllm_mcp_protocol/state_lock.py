@@ -1,4 +1,4 @@
-"""Kernel locks on files: who is the hub, and whether anything of an engine still runs.
+"""Kernel locks on files: who is the hub, who starts one, and whether anything of an engine still runs.
 
 A lock belongs to the open file, not to a process number: a child that inherits the descriptor keeps it held,
 and the kernel lets go when the last holder is dead. A lock file is never unlinked, since two processes
