@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from vllm_mcp_hub.core.extra_args import parse_flags
-from vllm_mcp_hub.core.plan import ASLEEP_BYTES, CPU_OVERHEAD_BYTES, GPU_OVERHEAD_BYTES, plan_start
+from vllm_mcp_hub.core.plan import plan_start
+from vllm_mcp_hub.core.plan_gpu import ASLEEP_BYTES
 from vllm_mcp_protocol.errors import (
     BadInput,
     ConflictingFlags,
@@ -22,6 +23,7 @@ from vllm_mcp_protocol.errors import (
     SuiteError,
     TooFewDevices,
 )
+from vllm_mcp_protocol.memory_needs import CPU_OVERHEAD_BYTES, GPU_OVERHEAD_BYTES
 from vllm_mcp_protocol.model import Device, LoadOptions, LoadRequest, ModelFacts, StartPlan, StartRecord
 from vllm_mcp_protocol.units import GIB, MIB
 
