@@ -23,7 +23,8 @@ from vllm_mcp_protocol.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 GIB = 1024**3
-SOURCES = [ROOT, *(ROOT / p / "src" for p in ("protocol", "packages/hub", "packages/model-manager", "packages/cli"))]
+_PACKAGES = ("protocol", "packages/hub", "packages/model-manager", "packages/auto-discovery", "packages/cli")
+SOURCES = [ROOT, *(ROOT / package / "src" for package in _PACKAGES)]
 
 
 class HubSite:

@@ -52,4 +52,4 @@ def test_every_benchmark_can_be_run_by_name(name: str) -> None:
 def test_an_unknown_name_is_refused_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["nope"])
-    assert "there are: all, engine, hub" in capsys.readouterr().err
+    assert "there are: all, discovery, engine, hub" in capsys.readouterr().err

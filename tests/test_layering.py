@@ -21,12 +21,16 @@ PROTOCOL, HUB, CLI = "vllm_mcp_protocol", "vllm_mcp_hub", "vllm_mcp"
 PURE_PROTOCOL = {
     f"{PROTOCOL}.{name}"
     for name in (
-        *("units", "errors", "model", "settings", "redaction", "answers", "checkpoint_config", "request_defaults"),
-        *(f"serving.{name}" for name in ("arguments", "naming", "permissions", "rendering", "results", "schema")),
+        *("units", "errors", "model", "model_names", "settings", "redaction"),
+        *("answers", "memory_needs", "request_defaults", "vllm_models", "hf_inventory", "model_card"),
+        *(f"checkpoint_{name}" for name in ("config", "defaults", "facts", "layers", "values")),
+        *("weight_names", "weight_headers", "weight_counts", "weight_summary", "gguf_header"),
+        *(f"serving.{name}" for name in ("arguments", "naming", "paging", "permissions")),
+        *(f"serving.{name}" for name in ("rendering", "results", "schema")),
     )
 }
 ENGINE_MODULES = {"vllm", "torch", "transformers", "safetensors", "tokenizers"}
-ENGINE_SCRIPTS = {"vllm_mcp.make_tiny_models"}
+ENGINE_SCRIPTS = {"vllm_mcp.make_tiny_models", f"{PROTOCOL}.ask_vllm_models"}
 """Files that are handed to the engine environment's own Python; ours only reads their constants."""
 IMPURE = {
     *("asyncio", "anyio", "concurrent", "multiprocessing", "threading", "queue", "sched", "selectors"),

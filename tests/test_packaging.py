@@ -19,15 +19,17 @@ FOLDERS = {
     "vllm-mcp-protocol": "protocol",
     "vllm-mcp-hub": "packages/hub",
     "vllm-model-manager": "packages/model-manager",
+    "vllm-auto-discovery": "packages/auto-discovery",
     "vllm-mcp": "packages/cli",
 }
 RUN_LIMIT_S = 300
 """pip itself took 67 s for three folders and their dependencies here, on a busy machine."""
-SERVERS = ["vllm-model-manager"]
+SERVERS = ["vllm-model-manager", "vllm-auto-discovery"]
 COMMANDS = {
     "vllm-mcp-protocol": ["python", "-c", "import vllm_mcp_protocol as p; print(p.__version__)"],
     "vllm-mcp-hub": ["vllm-mcp-hub", "--version"],
     "vllm-model-manager": ["vllm-model-manager", "--version"],
+    "vllm-auto-discovery": ["vllm-auto-discovery", "--version"],
     "vllm-mcp": ["vllm-mcp", "--version"],
     "vllm-mcp-suite": ["vllm-mcp", "--version"],
 }
@@ -122,7 +124,7 @@ def test_the_suite_has_one_version_and_its_packages_ask_for_it() -> None:
     version = _project(".")["version"]
     assert set(versions.values()) == {version}
     for folder in [".", *FOLDERS.values()]:
-        own = [line for line in _project(folder)["dependencies"] if re.match(r"vllm-m(cp|odel)", line)]
+        own = [line for line in _project(folder)["dependencies"] if line.startswith("vllm-")]
         assert own == [f"{line.partition('==')[0]}=={version}" for line in own]
 
 

@@ -9,9 +9,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.caches import age
 from vllm_mcp_protocol.checkpoint_config import context_window, kv_bytes_per_token
-from vllm_mcp_protocol.hf_cache import CONFIG_LIMIT_BYTES, find, scan
+from vllm_mcp_protocol.hf_cache import (
+    CONFIG_LIMIT_BYTES,
+    ModelCatalog,
+    facts_of,
+    facts_of_folder,
+    find,
+    formats,
+    missing_files,
+    scan,
+)
+from vllm_mcp_protocol.hf_inventory import CachedRepo
+from vllm_mcp_protocol.hf_inventory_scan import scan_folder
 from vllm_mcp_protocol.model import ModelFacts
+from vllm_mcp_protocol.weight_names import missing_shards
 
 COMMIT = "a" * 40
 LLAMA: dict[str, Any] = {
@@ -334,3 +347,101 @@ def test_junk_never_raises(tmp_path_factory: pytest.TempPathFactory, config: Any
     for facts in (*scan([cache]).models, find(str(repo.snapshot), [])):
         assert facts is not None
         ModelFacts.model_validate_json(facts.model_dump_json())
+
+
+# --- a catalog, which remembers ---
+
+
+def test_a_catalog_reads_again_only_what_changed(cache: Path) -> None:
+    """A configuration that is written in place shows in no folder: only who reads it again sees it."""
+    repo = llama(cache)
+    llama(cache, "org/other")
+    age(cache)
+    catalog = ModelCatalog()
+    before = catalog.scan([cache]).models
+    config = repo.path / "blobs" / f"config.json.{COMMIT[:6]}"
+    written = config.stat()
+    config.write_text(json.dumps(LLAMA | {"model_type": "mamba"}))
+    os.utime(config, ns=(written.st_atime_ns, written.st_mtime_ns))
+    warm = catalog.scan([cache]).models
+    assert all(model is known for model, known in zip(warm, before, strict=True))
+    assert [model.facts.model_type for model in catalog.scan([cache], fresh=True).models] == ["mamba", "llama"]
+    repo.add("chat_template.jinja", b"{{ messages }}")
+    after = catalog.scan([cache]).models
+    assert [model.facts.has_chat_template for model in after] == [True, False]
+    assert catalog.scan([]).models == ()
+
+
+def test_scan_and_find_with_a_catalog_say_the_same_as_without(cache: Path) -> None:
+    llama(cache)
+    other = Repo(cache, "org/llama", "b" * 40, ref="dev")
+    other.add("config.json", LLAMA)
+    catalog = ModelCatalog()
+    assert scan([cache], catalog) == scan([cache])
+    for revision in (None, "dev", "b" * 40, "no-such"):
+        assert find("org/llama", [cache], revision, catalog) == find("org/llama", [cache], revision)
+
+
+def test_a_catalog_has_plain_folders_and_repositories_without_a_snapshot_and_scan_has_not(cache: Path) -> None:
+    llama(cache)
+    Repo(cache, "org/half", ref=None).snapshot.rmdir()
+    Repo(cache, "org/data").path.rename(cache / "datasets--org--data")
+    (cache / "own").mkdir()
+    (cache / "own/config.json").write_text(json.dumps(LLAMA))
+    (cache / "own/model.safetensors").write_bytes(b"w" * 5)
+    found = ModelCatalog().scan([cache])
+    assert {model.facts.model_id: model.facts.complete for model in found.models} == {
+        str(cache / "own"): True,
+        "org/half": False,
+        "org/llama": True,
+    }
+    assert [repo.kind for repo in found.inventory.repos] == ["dataset", "model", "model"]
+    assert [facts.model_id for facts in scan([cache]).models] == ["org/llama"]
+
+
+def test_what_is_missing_is_known_by_name(cache: Path) -> None:
+    names = [f"model-0000{number}-of-00003.safetensors" for number in (1, 2, 3)]
+    indexed, numbered = Repo(cache, "org/indexed"), Repo(cache, "org/numbered")
+    indexed.add("model.safetensors.index.json", {"weight_map": {f"t{name}": name for name in names}})
+    for repo in (indexed, numbered):
+        repo.add("config.json", LLAMA)
+        repo.add(names[0], b"w")
+        (repo.snapshot / names[1]).symlink_to("../../blobs/gone")
+        (repo.snapshot / "tokenizer.json").symlink_to("../../blobs/gone")
+    for model in ModelCatalog().scan([cache]).models:
+        assert model.missing == (names[1], names[2], "tokenizer.json")
+        assert isinstance(model.source, CachedRepo)
+        assert missing_files(model.source) == model.missing
+        assert facts_of(model.source) == model.facts == facts_of(model.source, model.revision)
+
+
+def test_facts_of_a_plain_folder(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA))
+    folder = scan_folder(str(tmp_path))
+    assert folder is not None
+    assert facts_of_folder(folder) == find(str(tmp_path), [])
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["config.json", "model-00001-of-00002.safetensors"], ["safetensors"]),
+        (["params.json", "consolidated.safetensors", "tekken.json"], ["safetensors", "mistral"]),
+        (["params.json", "consolidated.00.pth"], ["pytorch", "mistral"]),
+        (["adapter_config.json", "adapter_model.safetensors"], ["safetensors", "adapter"]),
+        (["adapter_config.json", "adapter_model.bin"], ["pytorch", "adapter"]),
+        (["q4/model-Q4_K_M.gguf"], ["gguf"]),
+        (["pytorch_model.bin", "tf_model.h5", "flax_model.msgpack", "onnx/model.onnx"], ["pytorch", "onnx"]),
+        (["config.json", "training_args.bin", "params.json", "original/consolidated.00.pth"], []),
+        ([], []),
+    ],
+)
+def test_formats(names: list[str], expected: list[str]) -> None:
+    assert [kind for kind in formats(names) if kind not in ("tensorflow", "flax")] == expected
+
+
+@given(st.lists(st.sampled_from(range(1, 6)), unique=True), st.integers(1, 5))
+def test_missing_shards_are_those_of_the_count_that_are_not_there(numbers: list[int], count: int) -> None:
+    there = [f"model-{number:05d}-of-{count:05d}.bin" for number in numbers if number <= count]
+    absent = [f"model-{number:05d}-of-{count:05d}.bin" for number in range(1, count + 1) if number not in numbers]
+    assert missing_shards(there) == tuple(absent if there else ())

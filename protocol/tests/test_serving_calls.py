@@ -18,6 +18,9 @@ from vllm_mcp_protocol.settings import Settings
 pytestmark = pytest.mark.anyio
 
 QWEN = "Qwen/Qwen3-8B"
+OF_2025 = pytest.mark.filterwarnings("ignore:resources/(un)?subscribe is removed")
+"""The SDK's client deprecates what clients of 2025 do; they do it all the same."""
+
 Connect = Callable[..., Client]
 
 
@@ -390,17 +393,49 @@ async def test_changes_reach_subscribers_of_2026(world: World) -> None:
     assert seen == [ResourceUpdated(uri=uri), ResourcesListChanged()]
 
 
-async def test_changes_reach_the_session_of_2025(world: World) -> None:
+@OF_2025
+async def test_changes_reach_subscribers_of_2025(world: World) -> None:
     seen: list[str] = []
+    uri = f"model://{QWEN}/config"
 
     async def on_message(message: Any) -> None:
         seen.append(type(message).__name__)
 
     server = build_server(Settings(), toy=world.toy)
     async with Client(server, mode="legacy", message_handler=on_message) as client:
+        await client.subscribe_resource(uri)
         await client.call_tool("load-model", {"model_id": QWEN})
         await eventually(lambda: len(seen) == 2)
-    assert seen == ["ResourceUpdatedNotification", "ResourceListChangedNotification"]
+        await client.unsubscribe_resource(uri)
+        await client.call_tool("load-model", {"model_id": QWEN})
+        await eventually(lambda: len(seen) == 3)
+    assert seen == ["ResourceUpdatedNotification", *["ResourceListChangedNotification"] * 2]
+    await server.resource_subscriptions.publish(uri)  # to a client that has gone
+
+
+@OF_2025
+async def test_a_servers_own_task_reaches_every_subscriber(world: World) -> None:
+    """As a background scan does: there is no request whose answer could carry it."""
+    seen: list[str] = []
+
+    async def on_message(message: Any) -> None:
+        seen.append(message.params.uri)
+
+    server = build_server(Settings(), toy=world.toy)
+    async with (
+        Client(server, mode="legacy", message_handler=on_message) as old,
+        Client(server, mode="legacy", message_handler=on_message) as silent,
+        Client(server, mode="auto") as new,
+        new.listen(resource_subscriptions=["fleet://status"]) as events,
+    ):
+        await silent.list_tools()
+        await old.subscribe_resource("fleet://status")
+        await server.resource_subscriptions.publish("fleet://status")
+        await server.resource_subscriptions.publish("model://other/config")
+        with anyio.fail_after(5):
+            assert await anext(aiter(events)) == ResourceUpdated(uri="fleet://status")
+        await eventually(lambda: bool(seen))
+    assert seen == ["fleet://status"]
 
 
 async def test_helpers_are_silent_without_a_client(world: World) -> None:

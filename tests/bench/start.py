@@ -5,7 +5,6 @@ turns, so that a busy moment of the machine hits both; medians are compared.
 """
 
 import compileall
-import importlib.util
 import json
 import os
 import statistics
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.bench.rows import Row
+from vllm_mcp.bundles import descriptions, registered_tools
 
 ROOT = Path(__file__).resolve().parents[2]
 ROUNDS = 7
@@ -97,33 +97,45 @@ def all_at_once(command: Command, era: str, env: Mapping[str, str], least: int) 
     return Start(max(one.seconds for one in starts), max(one.peak_mib for one in starts))
 
 
-def our_server() -> tuple[str, Command, int]:
-    """The model manager, or the toy server where that is not importable yet."""
-    spec = importlib.util.find_spec("vllm_model_manager")
-    if spec is not None and importlib.util.find_spec("vllm_model_manager.server") is not None:
-        return "vllm-model-manager", (sys.executable, "-m", "vllm_model_manager"), 12
-    return "toy server", (sys.executable, "-m", "tests.fakes.toy_server"), 12
+class Server(NamedTuple):
+    """A server of ours: its name, its command, and how many tools it has at least."""
+
+    name: str
+    command: Command
+    least: int
+
+
+def our_servers() -> list[Server]:
+    """All of the suite's."""
+    return [
+        Server(server.name, (sys.executable, "-m", server.package), len(registered_tools(server)))
+        for server in descriptions()
+    ]
 
 
 def main() -> list[Row]:
-    """One row per figure."""
+    """Rows of each server alone, and of five at once."""
     with tempfile.TemporaryDirectory() as folder:
         hello = Path(folder) / "hello_world.py"
         hello.write_text(HELLO, encoding="utf-8")
         env = _environment(Path(folder))
         _compile(env)
-        name, ours, least = our_server()
         theirs = (sys.executable, str(hello))
-        rows: list[Row] = []
-        for era in ERAS:
-            alone = _medians(start, ours, theirs, era, env, least)
-            rows.append(
-                _row(f"{name}: spawn → tools/list, {era}", "ms", alone[0].seconds * 1000, alone[1].seconds * 1000)
-            )
-        together = _medians(all_at_once, ours, theirs, MODERN, env, least)
+        servers = our_servers()
+        rows = [row for server in servers for row in _alone(server, theirs, env)]
+        name, command, least = servers[0]
+        together = _medians(all_at_once, command, theirs, MODERN, env, least)
         rows.append(_row(f"{name}: {TOGETHER} at once", "ms", together[0].seconds * 1000, together[1].seconds * 1000))
-        rows.append(_row(f"{name}: peak memory after tools/list", "MiB", alone[0].peak_mib, alone[1].peak_mib))
     return rows
+
+
+def _alone(server: Server, theirs: Command, env: Mapping[str, str]) -> list[Row]:
+    rows = []
+    for era in ERAS:
+        ours, peer = _medians(start, server.command, theirs, era, env, server.least)
+        name = f"{server.name}: spawn → tools/list, {era}"
+        rows.append(_row(name, "ms", ours.seconds * 1000, peer.seconds * 1000))
+    return [*rows, _row(f"{server.name}: peak memory after tools/list", "MiB", ours.peak_mib, peer.peak_mib)]
 
 
 def _medians(

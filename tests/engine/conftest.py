@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from vllm_mcp.engine_install import install
-from vllm_mcp.tiny_models import engine_python, ensure_tiny_models
-from vllm_mcp_protocol.engine_env import find_executable
+from vllm_mcp.tiny_models import ensure_tiny_models
+from vllm_mcp_protocol.engine_env import engine_python, find_executable
 from vllm_mcp_protocol.paths import managed_engine_root
 from vllm_mcp_protocol.settings import Settings
 

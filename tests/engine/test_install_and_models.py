@@ -6,7 +6,8 @@ import pytest
 
 from tests.engine.engines import CPU_FLAGS, started, wait_healthy
 from vllm_mcp.engine_install import install
-from vllm_mcp.tiny_models import engine_python, ensure_tiny_models
+from vllm_mcp.tiny_models import ensure_tiny_models
+from vllm_mcp_protocol.engine_env import engine_python
 from vllm_mcp_protocol.errors import BadInput, VllmNotInstalled
 from vllm_mcp_protocol.hf_cache import scan
 

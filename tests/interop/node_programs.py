@@ -13,12 +13,24 @@ PROGRAMS = (
     "node@22",  # the inspector needs 22.19; machines have older ones
     "@modelcontextprotocol/conformance@0.2.0-alpha.12",
     "@modelcontextprotocol/inspector@2.12.0",
+    "opencode-ai@1.18.33",  # 14 s and 350 MB to install; a binary that needs no Node
 )
 _QUIET = ("--no-audit", "--no-fund", "--no-save", "--no-package-lock", "--loglevel=error")
 
 
 def program(name: str) -> list[str]:
-    """The command of an installed program. Skips the test when the machine has no npm."""
+    """The command of an installed script, with the Node it needs. Skips the test when the machine has no npm."""
+    commands = _installed()
+    return [str(commands / "node"), str(commands / name)]
+
+
+def binary(name: str) -> str:
+    """The path of an installed program that is no script. Skips the test when the machine has no npm."""
+    return str(_installed() / name)
+
+
+def _installed() -> Path:
+    """The folder of all commands, installed when it is not there yet."""
     if shutil.which("npm") is None:
         pytest.skip("npm is not installed; it comes with Node.js")
     folder = _cache() / "npm"
@@ -30,8 +42,7 @@ def program(name: str) -> list[str]:
         if not complete.exists() or complete.read_text() != wanted:
             subprocess.run(["npm", "install", *_QUIET, "--prefix", str(folder), *PROGRAMS], cwd=folder, check=True)
             complete.write_text(wanted)
-    commands = folder / "node_modules" / ".bin"
-    return [str(commands / "node"), str(commands / name)]
+    return folder / "node_modules" / ".bin"
 
 
 def run(

@@ -159,6 +159,18 @@ def test_the_real_crush_configuration_names_tools_that_exist() -> None:
     assert not re.search(r"unload|delete|switch|set-", " ".join(listed))
 
 
+def test_the_tool_definitions_hold_every_tool_with_what_clients_need() -> None:
+    published = json.loads((ROOT / bundles.TOOL_DEFINITIONS).read_text(encoding="utf-8"))["servers"]
+    assert list(published) == [server.name for server in bundles.descriptions()]
+    for server in bundles.descriptions():
+        names = [tool["name"] for tool in published[server.name]]
+        assert names == list(bundles.registered_tools(server))
+        for tool in published[server.name]:
+            jsonschema.Draft202012Validator.check_schema(tool["inputSchema"])
+            jsonschema.Draft202012Validator.check_schema(tool["outputSchema"])
+            assert "readOnlyHint" in tool["annotations"]
+
+
 def test_every_variable_of_a_bundle_is_one_that_the_suite_reads() -> None:
     settings = importlib.import_module("vllm_mcp_protocol.settings").Settings
     for server in bundles.descriptions():

@@ -6,14 +6,14 @@ import signal
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
-from mcp import Client
 
+from tests.desk import Desk as BareDesk
 from tests.hubs import HubSite, wait_for
 from vllm_mcp_protocol.model import EngineStatus
 from vllm_model_manager.server import build_server
@@ -60,51 +60,10 @@ def add_adapter(folder: Path, *, base: str = "org/llama", rank: int = 8) -> Path
     return folder
 
 
-class Desk:
-    """One server and one client on a site: calls tools, and holds every answer against the rules of the interface."""
+class Desk(BareDesk):
+    """A model manager at work."""
 
-    def __init__(self, site: HubSite, mode: str, project: Path) -> None:
-        self.site = site
-        self.mode = mode
-        self.project = project
-        self.progress: list[tuple[float, float | None, str | None]] = []
-        self.client: Client
-
-    @asynccontextmanager
-    async def open(
-        self, *, hub: bool = True, variables: dict[str, str] | None = None, **more: Any
-    ) -> AsyncIterator["Desk"]:
-        """Serve and connect. `hub=False`: the server makes its own connection, as in real life."""
-        server = build_server(
-            self.site.settings(**(variables or {})), self.site.client() if hub else None, project_dir=self.project
-        )
-        server.refuse_long_output = True
-        async with Client(server, mode=self.mode, **more) as self.client:
-            yield self
-
-    async def answer(self, tool: str, **arguments: Any) -> tuple[bool, dict[str, Any]]:
-        """Whether it failed, and the object that it answered."""
-        result = await self.client.call_tool(tool, arguments, progress_callback=self._note)
-        payload = result.structured_content
-        assert payload is not None
-        assert [json.loads(block.text) for block in result.content if block.type == "text"] == [payload]
-        assert payload["success"] is not result.is_error
-        return bool(result.is_error), payload
-
-    async def call(self, tool: str, **arguments: Any) -> dict[str, Any]:
-        """The result of a call that succeeds."""
-        failed, payload = await self.answer(tool, **arguments)
-        assert not failed, payload
-        return payload
-
-    async def fail(self, tool: str, code: str, **arguments: Any) -> dict[str, Any]:
-        """The error of a call that fails with `code`; it always says what to do next."""
-        failed, payload = await self.answer(tool, **arguments)
-        assert failed, payload
-        error: dict[str, Any] = payload["error"]
-        assert error["code"] == code, error
-        assert error["details"].get("suggestion"), error
-        return error
+    build = staticmethod(build_server)
 
     async def rows(self) -> dict[str, dict[str, Any]]:
         """`list-models` by model id."""
@@ -116,9 +75,6 @@ class Desk:
             while (row := (await self.rows())[model_id])["status"] not in statuses:
                 await anyio.sleep(0.05)
         return row
-
-    async def _note(self, progress: float, total: float | None, message: str | None) -> None:
-        self.progress.append((progress, total, message))
 
 
 @pytest.fixture(scope="module")

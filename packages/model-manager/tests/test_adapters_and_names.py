@@ -8,15 +8,9 @@ from hypothesis import strategies as st
 
 from vllm_mcp_protocol.errors import BadInput, EngineDied, ModelNotLoaded, NotSupported
 from vllm_mcp_protocol.model import EngineStatus, EngineView, HubState, LoadOptions
+from vllm_mcp_protocol.model_names import check_model_id, closest, is_path
 from vllm_model_manager.core.adapters import check_adapter, max_rank
-from vllm_model_manager.core.finding import (
-    check_model_id,
-    closest,
-    is_path,
-    only_engine,
-    require_base,
-    require_engine,
-)
+from vllm_model_manager.core.finding import only_engine, require_base, require_engine
 from vllm_model_manager.core.probe import compare
 from vllm_model_manager.core.reporting import log_excerpt, start_message, start_total_s
 from vllm_model_manager.repository import weights_bytes

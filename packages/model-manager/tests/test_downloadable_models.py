@@ -1,75 +1,33 @@
-"""Models that are not in the cache: what the Hugging Face Hub says decides, before anything is started.
-
-The Hub is a small HTTP server that answers as the real one does, reached through HF_ENDPOINT.
-"""
+"""Models that are not in the cache: what the Hugging Face Hub says decides, before anything is started."""
 
 import json
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
+from tests.fakes.fake_hf_site import FakeFile, HfSite
 from tests.hubs import HubSite
 
 pytestmark = pytest.mark.anyio
 
-OPEN = {
-    "id": "far/open",
-    "sha": "abc123",
-    "gated": False,
-    "siblings": [{"rfilename": "model.safetensors", "size": 4096}, {"rfilename": "config.json", "size": 100}],
-    "config": {"architectures": ["LlamaForCausalLM"], "model_type": "llama"},
-}
-MODELS = {
-    "far/open": OPEN,
-    "far/gated": OPEN | {"id": "far/gated", "gated": "manual"},
-    "far/huge": OPEN | {"id": "far/huge", "siblings": [{"rfilename": "model.safetensors", "size": 10**18}]},
-    "org/partial": OPEN | {"id": "org/partial"},
-}
-
-
-class _HuggingFace(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        path = self.path.partition("?")[0].removeprefix("/api/models/")
-        name = "/".join(path.split("/")[:2])
-        if name == "far/broken":
-            self._send(500, {"error": "down"}, "")
-        elif name not in MODELS or "/revision/v9" in path:
-            self._send(404, {"error": "none"}, "RevisionNotFound" if name in MODELS else "RepoNotFound")
-        elif path.endswith("/auth-check"):
-            agreed = self.headers.get("authorization") == "Bearer agreed"
-            self._send(200 if agreed else 403, {}, "" if agreed else "GatedRepo")
-        else:
-            self._send(200, MODELS[name], "")
-
-    def _send(self, status: int, body: dict[str, Any], code: str) -> None:
-        data = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(data)))
-        if code:
-            self.send_header("x-error-code", code)
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: a test's output is its own."""
+CONFIG = {"config": {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}}
 
 
 @pytest.fixture
 def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A Hugging Face Hub on loopback."""
+    """A Hugging Face Hub on loopback, reached through HF_ENDPOINT."""
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # read from the environment once, at its import
-    with ThreadingHTTPServer(("127.0.0.1", 0), _HuggingFace) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-        thread.join()
+    files: dict[str, bytes | FakeFile] = {"model.safetensors": b"w" * 4096, "config.json": b"{}"}
+    with HfSite() as hub:
+        hub.add("far/open", files, more=CONFIG)
+        hub.add("org/partial", files, more=CONFIG)
+        hub.add("far/gated", files, more=CONFIG, gated="manual", allowed_token="agreed")
+        hub.add("far/huge", {"model.safetensors": FakeFile(size=10**18, lfs=True)}, more=CONFIG)
+        hub.answer("far/broken", 500)
+        yield hub.url
 
 
 def online(endpoint: str, **more: str) -> dict[str, str]:

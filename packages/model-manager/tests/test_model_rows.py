@@ -16,8 +16,8 @@ from vllm_mcp_protocol.model import (
     ModelFacts,
     StartFacts,
 )
+from vllm_mcp_protocol.serving.paging import PAGE_LIMIT_BYTES, page
 from vllm_model_manager.core import rows
-from vllm_model_manager.core.paging import PAGE_LIMIT_BYTES, page
 
 FAILURE = EngineOutOfMemory("No memory.\nAt all.", suggestion="use less").info
 

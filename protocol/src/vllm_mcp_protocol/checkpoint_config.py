@@ -1,14 +1,18 @@
 """What a model's `config.json` says, in vLLM's reading of it. Pure, and never raises on junk.
 
 The rules follow vLLM 0.32: `ModelArchConfigConvertorBase` (heads, head size, layers) and
-`_get_and_verify_max_len` (context window). A value of the wrong type counts as absent.
+`_get_and_verify_max_len` (context window). A value of the wrong type counts as absent; one that is not there is filled
+in from the model's class where `checkpoint_defaults` knows it. All facts at once: `checkpoint_facts`.
 """
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-LARGEST = 2**53
-"""Beyond this a JSON number is not exact, and no model's."""
+from vllm_mcp_protocol.checkpoint_defaults import CLASS_DEFAULTS
+from vllm_mcp_protocol.checkpoint_layers import WITHOUT_KV, layer_kinds
+from vllm_mcp_protocol.checkpoint_values import LARGEST, first_whole, model_type, number, part
+from vllm_mcp_protocol.checkpoint_values import short_text as short_text
+from vllm_mcp_protocol.checkpoint_values import whole as whole
 
 _CONTEXT_KEYS = (
     "max_position_embeddings",
@@ -27,13 +31,14 @@ _KV_HEAD_KEYS = (
     "multi_query_group_num",
     "num_attention_groups",
 )
-_LAYER_KEYS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
-_ATTENTION_KEYS = ("num_attention_heads", "n_head", "n_heads")
-_HIDDEN_KEYS = ("hidden_size", "n_embd", "d_model")
-_TEXT_KEYS = ("text_config", "llm_config", "language_config", "thinker_config", "decoder")
+_ATTENTION_KEYS = ("num_attention_heads", "n_head", "n_heads", "decoder_attention_heads")
+HIDDEN_KEYS = ("hidden_size", "n_embd", "n_embed", "d_model")
+_HEAD_SIZE_KEYS = ("head_dim", "hidden_size_per_head", "attention_head_dim", "kv_channels")
+_TEXT_KEYS = ("text_config", "llm_config", "language_config", "thinker_config", "decoder", "transformer_layer_config")
 _ROPE_ALREADY_SCALED = {"su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling"}
 """Types whose factor is already in `max_position_embeddings` (vLLM 0.32, config/model.py)."""
-_LAYERS_WITHOUT_KV = {"linear_attention", "mamba", "mamba2", "conv", "recurrent", "moe", "mlp"}
+_EXPANDED_LATENT = frozenset({"minicpm3"})
+"""Compressed attention that vLLM caches expanded, as K and V of each head."""
 _DTYPE_BYTES = {
     "float64": 8,
     "float32": 4,
@@ -45,12 +50,27 @@ _DTYPE_BYTES = {
     "float8_e5m2": 1,
     "int8": 1,
 }
+_QUANTIZATION_KEYS = ("quantization_config", "compression_config")
+_BITS_OF_METHOD = {
+    **{"fp8": 8, "fbgemm_fp8": 8, "modelopt": 8, "modelopt_mxfp8": 8, "mxfp8": 8, "experts_int8": 8},
+    **{"mxfp4": 4, "modelopt_fp4": 4},
+}
 _UNSTATED_DTYPE_BYTES = 2
 """A checkpoint that does not name its type is served in 16 bits."""
 
 
 def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The part about the language model: `config` itself, or what a multimodal model nests in it."""
+    """The part about the language model: `config` itself, or what a multimodal model nests in it.
+
+    With the defaults of its class where it leaves something out.
+    """
+    found = stated_text_config(config)
+    defaults = CLASS_DEFAULTS.get(model_type(found))
+    return {**defaults, **found} if defaults else found
+
+
+def stated_text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The same as the file has it."""
     found = config
     for _ in range(3):  # Omni models nest twice: thinker_config → text_config
         nested = next((found[key] for key in _TEXT_KEYS if isinstance(found.get(key), dict)), None)
@@ -69,25 +89,62 @@ def architectures(config: Mapping[str, Any]) -> tuple[str, ...]:
 
 def dtype(config: Mapping[str, Any]) -> str | None:
     """Type of the weights as config.json names it (`dtype`, or the older `torch_dtype`)."""
-    for part in (config, text_config(config)):
+    for place in (config, stated_text_config(config)):
         for key in ("dtype", "torch_dtype"):
-            if name := short_text(part.get(key)):
+            if name := short_text(place.get(key)):
                 return name.removeprefix("torch.")
     return None
 
 
 def quantization(config: Mapping[str, Any]) -> str | None:
-    """`quant_method` of `quantization_config` (or of the older `compression_config`)."""
-    for part in (config, text_config(config)):
-        for key in ("quantization_config", "compression_config"):
-            described = part.get(key)
-            if isinstance(described, dict) and (method := short_text(described.get("quant_method"))):
-                return method.lower()
+    """How the weights are quantized, by vLLM's name: `quant_method`, for ModelOpt also its algorithm."""
+    described = quantization_config(config)
+    method = short_text(described.get("quant_method"))
+    algorithm = _modelopt_algorithm(described)
+    if algorithm is not None and (method or "modelopt").startswith("modelopt"):
+        return _modelopt_name(algorithm.upper())
+    return method.lower().replace("compressed_tensors", "compressed-tensors") if method else None
+
+
+def quantization_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`quantization_config` (or the older `compression_config`); empty when there is none."""
+    places = (part(place, key) for place in (config, stated_text_config(config)) for key in _QUANTIZATION_KEYS)
+    return next((described for described in places if described), {})
+
+
+def _modelopt_algorithm(described: Mapping[str, Any]) -> str | None:
+    """In hf_quant_config.json it is one level further down."""
+    for place in (described, part(described, "quantization")):
+        if algorithm := short_text(place.get("quant_algo")):
+            return algorithm
     return None
 
 
+def _modelopt_name(algorithm: str) -> str:
+    """vLLM 0.32, layers/quantization/modelopt.py: `override_quantization_method` of each class."""
+    if "MXFP8" in algorithm:
+        return "modelopt_mxfp8"
+    if algorithm == "MIXED_PRECISION":
+        return "modelopt_mixed"
+    return "modelopt_fp4" if "FP4" in algorithm else "modelopt"
+
+
+def quantization_bits(config: Mapping[str, Any]) -> int | None:
+    """Bits of a quantized weight; None when it is not quantized or config.json does not say."""
+    described = quantization_config(config)
+    if stated := whole(described.get("bits")) or whole(described.get("w_bit")):  # GPTQ, AWQ
+        return stated if stated <= 32 else None
+    for key, loaded_bits in (("load_in_4bit", 4), ("load_in_8bit", 8)):  # bitsandbytes
+        if described.get(key) is True:
+            return loaded_bits
+    groups = [part(group, "weights") for group in part(described, "config_groups").values() if isinstance(group, dict)]
+    if found := {bits for weights in groups if (bits := whole(weights.get("num_bits"))) and bits <= 32}:
+        return found.pop() if len(found) == 1 else None  # compressed-tensors with several sizes
+    return _BITS_OF_METHOD.get(quantization(config) or "")
+
+
 def attention_heads(config: Mapping[str, Any]) -> int | None:
-    return _first(text_config(config), _ATTENTION_KEYS)
+    return first_whole(text_config(config), _ATTENTION_KEYS)
 
 
 def context_window(config: Mapping[str, Any], tokenizer_limit: Any = None) -> int | None:
@@ -97,6 +154,14 @@ def context_window(config: Mapping[str, Any], tokenizer_limit: Any = None) -> in
     positions only (encoders), where it can be lower than the table.
     """
     text = text_config(config)
+    if any(kind in ("longrope", "su") for kind in _rope_kinds(text)) and (limit := context_limit(config)):
+        return whole(text.get("original_max_position_embeddings")) or limit
+    return context_limit(config, tokenizer_limit)
+
+
+def context_limit(config: Mapping[str, Any], tokenizer_limit: Any = None) -> int | None:
+    """The largest `--max-model-len` that vLLM takes: beyond `context_window` for LongRoPE only (Phi-3)."""
+    text = text_config(config)
     stated = [value for key in _CONTEXT_KEYS if (value := whole(text.get(key)))]
     if own := whole(text.get("model_max_length")):  # Command-R: replaces the others
         stated = [own]
@@ -105,28 +170,36 @@ def context_window(config: Mapping[str, Any], tokenizer_limit: Any = None) -> in
     window = min(stated)
     if text.get("position_embedding_type") == "absolute" and (limit := whole(tokenizer_limit)):
         window = min(window, limit)
-    return _scaled(window, text)
+    return int(window * _rope_factor(text))
 
 
-def _scaled(window: int, text: Mapping[str, Any]) -> int:
-    ropes = list(_ropes(text))
-    kinds = [str(rope.get("rope_type", rope.get("type", "default"))) for rope in ropes]
-    if "longrope" in kinds or "su" in kinds:
-        original = whole(text.get("original_max_position_embeddings"))
-        return original or window
-    if "gemma3" in str(text.get("model_type")):
-        return window
+def _rope_factor(text: Mapping[str, Any]) -> float:
+    """By how much RoPE scaling stretches the context that config.json states."""
     factor = 1.0
-    for rope, kind in zip(ropes, kinds, strict=True):
+    if "gemma3" in model_type(text):
+        return factor
+    for rope, kind in zip(_ropes(text), _rope_kinds(text), strict=True):
         if kind not in _ROPE_ALREADY_SCALED:
             factor = _factor(rope.get("factor"), factor)
-    return int(window * factor)
+    return factor
+
+
+def rope_scaling(config: Mapping[str, Any]) -> tuple[str, float | None] | None:
+    """Kind and factor of RoPE scaling: `("yarn", 4.0)`; None without one. Of several, the first."""
+    text = text_config(config)
+    for rope, kind in zip(_ropes(text), _rope_kinds(text), strict=True):
+        if kind not in ("default", "mrope"):  # mrope lays out positions of images; it stretches nothing
+            return kind, number(rope.get("factor"), 1e-6, 1e6)
+    return None
+
+
+def _rope_kinds(text: Mapping[str, Any]) -> list[str]:
+    return [short_text(rope.get("rope_type", rope.get("type"))) or "default" for rope in _ropes(text)]
 
 
 def _factor(value: Any, otherwise: float) -> float:
     """A scaling factor; numbers that are none (NaN, zero, 1e300) are as good as absent."""
-    usable = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1e6
-    return float(value) if usable else otherwise
+    return number(value, 0.0, 1e6) or otherwise
 
 
 def _ropes(text: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -153,50 +226,54 @@ def kv_bytes_per_token(config: Mapping[str, Any]) -> int | None:
     return size if size <= LARGEST else None
 
 
-def _kv_layers(text: Mapping[str, Any]) -> int | None:
-    """Layers that keep keys and values: hybrid models name each layer's kind."""
-    for key in ("layer_types", "layers_block_type"):
-        kinds = text.get(key)
-        if isinstance(kinds, list) and kinds and all(isinstance(kind, str) for kind in kinds):
-            return sum(kind not in _LAYERS_WITHOUT_KV for kind in kinds)
-    return _first(text, _LAYER_KEYS)
+def _kv_layers(text: Mapping[str, Any]) -> int:
+    """Layers that keep keys and values."""
+    return sum(count for kind, count in layer_kinds(text).items() if kind not in WITHOUT_KV)
 
 
 def _kv_width(text: Mapping[str, Any]) -> int | None:
     """Values per token and layer: MLA keeps one compressed vector, all others K and V of each KV head."""
-    if rank := whole(text.get("kv_lora_rank")):
-        return rank + (whole(text.get("qk_rope_head_dim")) or 0)
-    heads, size = _kv_heads(text), _head_size(text)
+    size = head_size(text)
+    if latent_size(text):
+        return size
+    heads = kv_heads(text)
     return 2 * heads * size if heads and size else None
 
 
-def _kv_heads(text: Mapping[str, Any]) -> int | None:
+def latent_size(text: Mapping[str, Any]) -> int | None:
+    """Size of the compressed vector of multi-head latent attention; None for other attention."""
+    return None if model_type(text) in _EXPANDED_LATENT else whole(text.get("kv_lora_rank"))
+
+
+def kv_heads(text: Mapping[str, Any]) -> int | None:
+    """Heads of keys and values, of the part about the language model."""
     if text.get("multi_query") is True and text.get("new_decoder_architecture") is not True:
         return 1  # Falcon-7B, StarCoder
-    return _first(text, _KV_HEAD_KEYS) or _first(text, _ATTENTION_KEYS)
+    if (shared := _heads_in_group(text)) and (heads := first_whole(text, _ATTENTION_KEYS)):
+        return heads // shared or None
+    stated = first_whole(text, _KV_HEAD_KEYS) or whole(part(text, "attn_config").get("kv_n_heads"))  # DBRX
+    return stated or first_whole(text, _ATTENTION_KEYS)
 
 
-def _head_size(text: Mapping[str, Any]) -> int | None:
-    """`head_dim`, or the hidden size over the heads."""
-    if stated := _first(text, ("head_dim", "hidden_size_per_head", "kv_channels")):
+def _heads_in_group(text: Mapping[str, Any]) -> int | None:
+    """Nemotron-NAS: by layer; vLLM takes the first that has attention."""
+    blocks = text.get("block_configs")
+    for block in blocks if isinstance(blocks, list) else ():
+        if isinstance(block, dict) and (group := whole(part(block, "attention").get("n_heads_in_group"))):
+            return group
+    return None
+
+
+def head_size(text: Mapping[str, Any]) -> int | None:
+    """Size of a head, of the part about the language model: `head_dim`, or the hidden size over the heads.
+
+    With MLA, of what is kept of a token: the compressed vector and its rotary part.
+    """
+    if rank := latent_size(text):
+        return rank + (whole(text.get("qk_rope_head_dim")) or 0)
+    if model_type(text) in _EXPANDED_LATENT:
+        return sum(whole(text.get(key)) or 0 for key in ("qk_nope_head_dim", "qk_rope_head_dim")) or None
+    if stated := first_whole(text, _HEAD_SIZE_KEYS):
         return stated
-    hidden, heads = _first(text, _HIDDEN_KEYS), _first(text, _ATTENTION_KEYS)
-    return hidden // heads if hidden and heads else None
-
-
-def _first(text: Mapping[str, Any], keys: tuple[str, ...]) -> int | None:
-    return next((value for key in keys if (value := whole(text.get(key)))), None)
-
-
-def whole(value: Any) -> int | None:
-    """A positive whole number (`2048` or `2048.0`), else None."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return int(value) if 1 <= value <= LARGEST and int(value) == value else None
-
-
-def short_text(value: Any) -> str | None:
-    """A non-empty text of at most 200 characters that can be written as UTF-8, else None."""
-    if not isinstance(value, str) or not 0 < len(value) <= 200:
-        return None
-    return None if any("\ud800" <= char <= "\udfff" for char in value) else value
+    hidden, heads = first_whole(text, HIDDEN_KEYS), first_whole(text, _ATTENTION_KEYS)
+    return hidden // heads or None if hidden and heads else None

@@ -17,7 +17,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -37,6 +37,7 @@ INSTALL_HINT = "run `vllm-mcp engine install`, or set VLLM_EXECUTABLE to the pat
 _QUESTION_LIMIT_S = 180.0
 """`vllm serve --help=all` imports torch: 5 s with compiled bytecode, 22 s with cold files, 53 s without."""
 _LONGEST_CACHE_BYTES = 1 << 20
+_Record = TypeVar("_Record", bound=BaseModel)
 _FLAG = re.compile(r"(?<![\w-])--[A-Za-z][\w.-]*")
 _OPTION_LINE = re.compile(r"^ {2}(-\S.*)$", re.MULTILINE)
 _VERSION = re.compile(r"^\s*(?:vllm\s+)?(\d+(?:\.\w+)+(?:[.+-][\w.+-]+)?)\s*$", re.MULTILINE)
@@ -97,6 +98,11 @@ def require_executable(settings: Settings, hub_toml_executable: str | None, env:
     return found
 
 
+def engine_python(executable: str | Path) -> Path:
+    """The Python that runs `executable` (a `vllm` command): the one of its environment."""
+    return Path(executable).resolve().parent / "python"
+
+
 def _configured(source: str, path: str, env: Mapping[str, str]) -> str:
     """A bare name is looked up on PATH, as a shell would; everything else is a path."""
     given = path if "/" in path or path.startswith("~") else shutil.which(path, path=env.get("PATH")) or path
@@ -123,21 +129,21 @@ def read_vllm_facts(executable: str | Path, cache_dir: Path) -> VllmFacts:
     the command cannot be run.
     """
     path = Path(executable)
-    record = cache_dir / f"vllm-{_fingerprint(path)}.json"
-    known = _read_record(record)
+    record = cache_dir / f"vllm-{fingerprint(path)}.json"
+    known = read_record(record, VllmFacts)
     if known is not None:
         return known
     facts = _ask(path)
-    _write_record(record, facts)
+    write_record(record, facts.model_dump() | {"flags": sorted(facts.flags)})
     return facts
 
 
 def known_vllm_facts(executable: str | Path, cache_dir: Path) -> VllmFacts | None:
     """The remembered facts, or None: never starts vLLM."""
-    return _read_record(cache_dir / f"vllm-{_fingerprint(Path(executable))}.json")
+    return read_record(cache_dir / f"vllm-{fingerprint(Path(executable))}.json", VllmFacts)
 
 
-def _fingerprint(executable: Path) -> str:
+def fingerprint(executable: Path) -> str:
     """Changes when the command or the vllm distribution beside it is replaced, also in place."""
     real = executable.resolve()
     parts = [_stamp(path) for path in (real, *_distributions(real))]
@@ -158,8 +164,8 @@ def _distributions(executable: Path) -> list[Path]:
 
 def _ask(executable: Path) -> VllmFacts:
     with ThreadPoolExecutor(2) as pool:
-        version_text = pool.submit(_output, executable, ("--version",))
-        help_text = pool.submit(_output, executable, ("serve", "--help=all"))
+        version_text = pool.submit(output_of, executable, ("--version",))
+        help_text = pool.submit(output_of, executable, ("serve", "--help=all"))
         version, flags = _VERSION.search(version_text.result()), parse_flags(help_text.result())
     if version is None or not flags:
         what = "--version" if version is None else "serve --help=all"
@@ -183,7 +189,8 @@ def _platform(version: str, executable: Path) -> str:
     return "cuda"
 
 
-def _output(executable: Path, args: Sequence[str]) -> str:
+def output_of(executable: Path, args: Sequence[str]) -> str:
+    """What a program of the engine's environment prints. Raises VllmNotInstalled when it fails or is too slow."""
     env = os.environ | {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "100"}
     for ours in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"):  # of this program's Python, not of the engine's
         env.pop(ours, None)
@@ -215,24 +222,24 @@ def _unusable(executable: Path, why: str, words: str) -> VllmNotInstalled:
     )
 
 
-def _read_record(record: Path) -> VllmFacts | None:
+def read_record(record: Path, kind: type[_Record]) -> _Record | None:
+    """A remembered answer; None when there is none, or it is damaged."""
     try:
         with record.open("rb") as file:
             content = file.read(_LONGEST_CACHE_BYTES + 1)
     except OSError:
         return None
     try:
-        return VllmFacts.model_validate_json(content)
+        return kind.model_validate_json(content)
     except ValidationError:
         log.warning("%s is damaged; asking vLLM again", record)
         return None
 
 
-def _write_record(record: Path, facts: VllmFacts) -> None:
-    """A cache that cannot be written costs time, not the answer."""
-    content = json.dumps(facts.model_dump() | {"flags": sorted(facts.flags)}, indent=1)
+def write_record(record: Path, answer: Mapping[str, Any]) -> None:
+    """Remember an answer. A cache that cannot be written costs time, not the answer."""
     try:
         record.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_atomic(record, content.encode())
+        write_atomic(record, json.dumps(answer, indent=1).encode())
     except (OSError, DiskFull) as error:
         log.warning("the facts of vLLM could not be kept in %s: %s", record, error)

@@ -2,14 +2,17 @@
 
     SuiteError
     ├── BadInput               INVALID_ARGUMENT · UNKNOWN_ARGUMENT · CONFLICTING_FLAGS · FLAG_NOT_ALLOWED
-    │                          FLAG_NOT_SUPPORTED · PATH_NOT_ALLOWED · INVALID_SETTING
-    ├── NotThere               TOOL_NOT_FOUND · MODEL_NOT_FOUND · MODEL_NOT_LOADED · ENGINE_NOT_FOUND · LORA_NOT_FOUND
+    │                          FLAG_NOT_SUPPORTED · PATH_NOT_ALLOWED · INVALID_SETTING · CLIENT_CONFIG_INVALID
+    ├── NotThere               TOOL_NOT_FOUND · MODEL_NOT_FOUND · REVISION_NOT_FOUND · FILE_NOT_FOUND
+    │                          MODEL_NOT_LOADED · ENGINE_NOT_FOUND · LORA_NOT_FOUND
     ├── NoRoom                 GPU_MEMORY_INSUFFICIENT · GPU_MEMORY_HELD · NO_SUCH_GPU · TOO_FEW_DEVICES
     │                          DISK_FULL · PORT_IN_USE
     ├── NotNow                 MODEL_BUSY · DEVICE_SETTLING · REMOTE_ENGINE · NOT_SUPPORTED · FORCE_REQUIRED
+    │                          FILES_IN_USE · OFFLINE
     ├── Refused                TOOL_NOT_ALLOWED · UNAUTHORIZED
     ├── EngineFailed           ENGINE_OUT_OF_MEMORY · … (see `EngineFailed`) · ENGINE_START_FAILED
     ├── EngineRequestFailed    ENGINE_REQUEST_FAILED · ENGINE_UNREACHABLE · ENGINE_TIMEOUT
+    ├── HuggingFaceFailed      HF_UNREACHABLE · HF_UNAUTHORIZED · HF_RATE_LIMITED · DOWNLOAD_FAILED
     └── HubTrouble             HUB_UNAVAILABLE · HUB_TOO_NEW · HUB_TOO_OLD · STATE_DIR_REFUSED · VLLM_NOT_INSTALLED
 
 A message names the thing, the value, the limit and who holds it; `suggestion` is a next step that works.
@@ -95,6 +98,12 @@ class SettingError(BadInput):
     code = "INVALID_SETTING"
 
 
+class ClientConfigInvalid(BadInput):
+    """A client's configuration file that cannot be read; it is left as it is."""
+
+    code = "CLIENT_CONFIG_INVALID"
+
+
 class NotThere(SuiteError):
     """The thing that was named does not exist."""
 
@@ -107,6 +116,16 @@ class ToolNotFound(NotThere):
 
 class ModelNotFound(NotThere):
     code = "MODEL_NOT_FOUND"
+
+
+class RevisionNotFound(NotThere):
+    """The repository exists, that branch, tag or commit of it does not."""
+
+    code = "REVISION_NOT_FOUND"
+
+
+class FileNotInRepository(NotThere):
+    code = "FILE_NOT_FOUND"
 
 
 class ModelNotLoaded(NotThere):
@@ -191,6 +210,18 @@ class ForceRequired(NotNow):
     code = "FORCE_REQUIRED"
 
 
+class FilesInUse(NotNow):
+    """An engine or a download uses the files that would be deleted."""
+
+    code = "FILES_IN_USE"
+
+
+class Offline(NotNow):
+    """It needs the Hugging Face Hub, and HF_HUB_OFFLINE forbids that."""
+
+    code = "OFFLINE"
+
+
 class Refused(SuiteError):
     code = "REFUSED"
 
@@ -271,6 +302,34 @@ class EngineUnreachable(EngineRequestFailed):
 
 class EngineTimeout(EngineRequestFailed):
     code = "ENGINE_TIMEOUT"
+
+
+class HuggingFaceFailed(SuiteError):
+    """The Hugging Face Hub, or a mirror of it, did not give what it was asked for."""
+
+    code = "HF_FAILED"
+
+
+class HuggingFaceUnreachable(HuggingFaceFailed):
+    """No network, no such host, a time-out, or an answer of 5xx."""
+
+    code = "HF_UNREACHABLE"
+
+
+class HuggingFaceUnauthorized(HuggingFaceFailed):
+    """The token is wrong, or missing for a private repository (401, 403)."""
+
+    code = "HF_UNAUTHORIZED"
+
+
+class HuggingFaceRateLimited(HuggingFaceFailed):
+    code = "HF_RATE_LIMITED"
+
+
+class DownloadFailed(HuggingFaceFailed):
+    """A download ended before it was complete; what was fetched is kept."""
+
+    code = "DOWNLOAD_FAILED"
 
 
 class HubTrouble(SuiteError):

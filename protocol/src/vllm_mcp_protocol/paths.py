@@ -24,6 +24,9 @@ _HUBS_FILES = {
     "models.json",
     "starts.jsonl",
     "audit.jsonl",
+    "metadata",
+    "downloads",
+    "client-configs",
 }
 _NETWORK_FILE_SYSTEMS = {
     "nfs",

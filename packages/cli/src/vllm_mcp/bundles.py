@@ -1,8 +1,9 @@
-"""Client configurations, generated from one `ServerDescription` per server.
+"""Client configurations and the published tool definitions, generated from one `ServerDescription` per server.
 
     bundles/<server>.json                    one component, in the format of claude-code-templates
     bundles/vllm-complete-integration.json   all servers in one component
     mcp-vllm-integration.json                a complete configuration for Crush
+    protocol/vllm-tool-definitions.json      every tool of every server, as `tools/list` shows it
 
 A server joins all of them by having its description module in `SERVERS`; `python -m vllm_mcp.bundles` writes
 the files, `--check` says which are stale. Values are written as `${NAME:-default}`, which Crush and Claude
@@ -15,16 +16,21 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vllm_mcp import __version__
 from vllm_mcp_protocol.serving.description import ServerDescription
 
-SERVERS = ("vllm_model_manager.description",)
+if TYPE_CHECKING:
+    from vllm_mcp_protocol.serving.server import SuiteServer
+    from vllm_mcp_protocol.serving.tools import SuiteTool
+
+SERVERS = ("vllm_model_manager.description", "vllm_auto_discovery.description")
 """Modules that export `DESCRIPTION`, in the order in which clients show them."""
 
 COMPLETE = "vllm-complete-integration"
 CRUSH_CONFIG = "mcp-vllm-integration.json"
+TOOL_DEFINITIONS = "protocol/vllm-tool-definitions.json"
 GATEWAY = "http://127.0.0.1:8099"
 START_TIMEOUT_S = 60
 """The first `uvx` start downloads 50 packages: 10–20 s here, and Crush gives up after 10 s by default.
@@ -91,13 +97,32 @@ def _stdio(server: ServerDescription, command: Command) -> dict[str, Any]:
     }
 
 
-def read_only_tools(server: ServerDescription) -> list[str]:
-    """Names of the server's tools that only look, taken from the annotations of the server itself."""
+def registered_tools(server: ServerDescription) -> Mapping[str, "SuiteTool"]:
+    """The server's tools, taken from the server itself."""
     from vllm_mcp_protocol.settings import Settings
 
     module, _, function = server.module_build.partition(":")
-    built = getattr(importlib.import_module(module), function)(Settings.from_environment({}))
-    return [name for name, tool in built.registered_tools.items() if tool.read_only]
+    built: SuiteServer = getattr(importlib.import_module(module), function)(Settings.from_environment({}))
+    return built.registered_tools
+
+
+def read_only_tools(server: ServerDescription) -> list[str]:
+    """Names of the server's tools that only look, taken from the annotations of the server itself."""
+    return [name for name, tool in registered_tools(server).items() if tool.read_only]
+
+
+def tool_definitions(servers: Iterable[ServerDescription]) -> dict[str, Any]:
+    """Every tool as clients see it. A difference in this file is a change of the public interface."""
+    return {
+        "version": __version__,
+        "servers": {
+            server.name: [
+                tool.listed.model_dump(mode="json", by_alias=True, exclude_none=True)
+                for tool in registered_tools(server).values()
+            ]
+            for server in servers
+        },
+    }
 
 
 def render(servers: Sequence[ServerDescription], command: Command = from_index) -> dict[str, str]:
@@ -107,6 +132,7 @@ def render(servers: Sequence[ServerDescription], command: Command = from_index) 
     bundles[COMPLETE] = component(servers, command)
     files = {f"bundles/{name}.json": content for name, content in bundles.items()}
     files[CRUSH_CONFIG] = crush_config(servers, read_only, command)
+    files[TOOL_DEFINITIONS] = tool_definitions(servers)
     return {path: json.dumps(content, indent=2) + "\n" for path, content in files.items()}
 
 

@@ -19,7 +19,7 @@ from vllm_mcp.engine_checks import how_found, hub_toml_executable
 from vllm_mcp.progress import ProgressSink, progress_display, working
 from vllm_mcp.render import result_blocks
 from vllm_mcp.story import Story
-from vllm_mcp_protocol.engine_env import facts_dir, find_executable, known_vllm_facts, read_vllm_facts
+from vllm_mcp_protocol.engine_env import engine_python, facts_dir, find_executable, known_vllm_facts, read_vllm_facts
 from vllm_mcp_protocol.errors import ErrorInfo, HubUnavailable, error_from_info
 from vllm_mcp_protocol.hub_client import Hub
 from vllm_mcp_protocol.model import CPU, EngineStatus, HubState
@@ -154,7 +154,7 @@ async def _choose(setting: DemoSetting, story: Story, executable: str, state: Hu
 
     home = managed_engine_root(setting.settings) / "tiny-models"
     with working(story.out, "making a tiny model"):
-        await _in_thread(tiny_models.ensure_tiny_models, tiny_models.engine_python(executable), home)
+        await _in_thread(tiny_models.ensure_tiny_models, engine_python(executable), home)
     story.say(f"{TINY_MODEL}, made on this machine: a real architecture (Llama), a real tokenizer, random weights.")
     story.say("So the engine's work is real, and the text below is gibberish. With sense: --model ID.")
     return Choice(TINY_MODEL, home)

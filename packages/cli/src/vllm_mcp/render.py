@@ -23,11 +23,19 @@ FAILED = 1
 BAD_USAGE = 2
 
 _FIRST_COLUMNS: Mapping[str, Sequence[str]] = {
-    "models": ("id", "status", "engine_id", "memory_usage_mb", "weights_mb", "context_window", "error", "last_used"),
+    # Of list-models, discover-models and get-multimodal-capabilities: a column that no row has is no column.
+    "models": (
+        *("id", "status", "engine_id", "memory_usage_mb", "weights_mb", "size_mb", "context_window"),
+        *("fits_on", "capabilities", "why_not", "error", "last_used"),
+    ),
+    "engines": ("provider", "kind", "address", "status", "version", "models", "note"),
+    "capabilities": ("name", "value", "evidence", "detail"),
 }
 """Columns that come first in a table of these; the rest follows as far as the terminal is wide."""
 
 _LONGEST_CELL = 40
+_NARROWEST_FOLD = 22
+"""A column of sentences is shown in what is left of the line when that is at least so wide."""
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """C0 (but tab and line feed), DEL and C1."""
 
@@ -199,9 +207,13 @@ def _columns_that_fit(name: str, rows: Sequence[Mapping[str, Any]], width: int) 
     used = 0
     for column in filled:
         need = max(len(label(column)), *(min(len(cell(row.get(column), column)), _LONGEST_CELL) for row in rows)) + 2
-        if used + need <= width + 2 or not columns:
+        left = width + 2 - used
+        if need <= left or not columns:
             columns.append(column)
             used += need
+        elif left >= _NARROWEST_FOLD + 2 and need > left and not _is_numeric(rows, column):
+            columns.append(column)
+            used = width + 2
     return columns, [c for c in filled if c not in columns]
 
 

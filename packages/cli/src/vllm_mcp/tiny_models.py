@@ -17,11 +17,6 @@ _MAKING_LIMIT_S = 300.0
 """8 s here with compiled bytecode; most of it imports torch and transformers."""
 
 
-def engine_python(executable: str | Path) -> Path:
-    """The Python that runs `executable` (a `vllm` command): the one of its environment."""
-    return Path(executable).resolve().parent / "python"
-
-
 def ensure_tiny_models(engine_python: str | Path, hf_home: Path, names: Sequence[str] = ("tiny-llama",)) -> list[str]:
     """Make those of `names` that are not in `hf_home`'s cache yet; the model ids, in the order of `names`.
 

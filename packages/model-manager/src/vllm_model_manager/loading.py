@@ -10,7 +10,7 @@ import anyio
 
 from vllm_mcp_protocol.errors import EngineNotFound, ModelNotLoaded, SuiteError, error_from_info
 from vllm_mcp_protocol.model import EngineStatus, EngineView, LoadGrant, LoadOptions, LoadRequest
-from vllm_mcp_protocol.serving.context import Progress
+from vllm_mcp_protocol.serving.context import Progress, client_is_gone
 from vllm_mcp_protocol.serving.server import ToolContext
 from vllm_model_manager.core.finding import live_engine
 from vllm_model_manager.core.options import differences, fill
@@ -216,14 +216,3 @@ async def stop_quietly(work: Workplace, engine_id: str) -> None:
             await work.hub.stop(engine_id, force=True)
         except SuiteError:
             logger.exception("%s could not be stopped after its load was cancelled", engine_id)
-
-
-def client_is_gone(ctx: ToolContext) -> bool:
-    """Is this cancellation only the end of the connection (EOF), and nobody's wish?
-
-    Clients kill their stdio servers whenever they end or renew a session (Crush, Claude Code), and what they started
-    is to go on. The SDK cancels a running call in both cases and does not say which; its dispatcher knows.
-    """
-    outbound = getattr(ctx.session, "_request_outbound", None)
-    dispatcher = getattr(getattr(outbound, "_inner", outbound), "_dispatcher", None)
-    return bool(getattr(dispatcher, "_closed", False))

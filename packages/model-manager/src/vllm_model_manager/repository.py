@@ -2,32 +2,34 @@
 
 import shutil
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
-from typing import Any
 
-import anyio
-from anyio import to_thread
-
-from vllm_mcp_protocol import checkpoint_config, hf_cache
-from vllm_mcp_protocol.errors import BadCheckpoint, BadInput, DiskFull, GatedRepository, ModelNotFound
+from vllm_mcp_protocol import checkpoint_config, hf_cache, hf_hub
+from vllm_mcp_protocol.errors import (
+    BadCheckpoint,
+    BadInput,
+    DiskFull,
+    HuggingFaceRateLimited,
+    HuggingFaceUnreachable,
+    ModelNotFound,
+    Offline,
+    RevisionNotFound,
+)
 from vllm_mcp_protocol.model import ModelFacts
+from vllm_mcp_protocol.model_names import check_model_id, closest, is_path
 from vllm_mcp_protocol.paths import confine
 from vllm_mcp_protocol.units import MIB, format_bytes
-from vllm_model_manager.core.finding import check_model_id, closest, is_path
 from vllm_model_manager.workplace import Workplace
 
-HUB_LIMIT_S = 10.0
 _SPARE_BYTES = 512 * MIB
 """Left free beside a download: tokenizer, vLLM's compile cache, the log."""
-
-_HUGGING_FACE = "https://huggingface.co"
 
 
 async def locate(work: Workplace, model_id: str, revision: str | None) -> tuple[str, ModelFacts, tuple[str, ...]]:
     """The name to give to vLLM, what is known of the model, and sentences about where it comes from.
 
-    Raises BadInput, PathNotAllowed, ModelNotFound, GatedRepository, BadCheckpoint or DiskFull: nothing was started.
+    Raises BadInput, PathNotAllowed, ModelNotFound, GatedRepository, HuggingFaceUnauthorized, BadCheckpoint or DiskFull:
+    nothing was started.
     """
     check_model_id(model_id)
     if is_path(model_id):
@@ -90,18 +92,20 @@ def not_in_cache(work: Workplace, model_id: str, revision: str | None, names: li
 async def _downloadable(
     work: Workplace, model_id: str, revision: str | None, partly: ModelFacts | None
 ) -> tuple[ModelFacts, tuple[str, ...]]:
-    """What the Hub says of a model that vLLM will download. Raises ModelNotFound, GatedRepository, DiskFull."""
-    ask = partial(_ask_hub, work, model_id, revision)
+    """What the Hub says of a model that vLLM will download.
+
+    Raises BadInput, ModelNotFound, GatedRepository, HuggingFaceUnauthorized or DiskFull.
+    """
     try:
-        # The request has a limit of its own, which does not cover name resolution.
-        with anyio.fail_after(HUB_LIMIT_S + 2):
-            facts = await to_thread.run_sync(ask, abandon_on_cancel=True)
-    except (_Unreachable, TimeoutError) as error:
+        facts = _facts(await hf_hub.ask_within(work.settings, model_id, revision))
+    except (HuggingFaceUnreachable, HuggingFaceRateLimited, Offline) as error:
+        why = error.info.message.rstrip(".")
         if partly is not None:
-            return partly, (f"the cache has only a part; the Hub did not answer ({error}), vLLM will try again",)
+            return partly, (f"the cache has only a part, and vLLM will try again to fetch the rest: {why}",)
         names = [known.model_id for known in (await work.scan()).models if not known.is_adapter]
-        why = "the Hub cannot be reached" + (f" ({error})" if str(error) else "")
-        raise not_in_cache(work, model_id, revision, names, why=why) from error
+        raise not_in_cache(work, model_id, revision, names, why=f"the Hub cannot be reached ({why})") from error
+    except (ModelNotFound, RevisionNotFound) as error:
+        raise _missing(work, model_id, revision) from error
     _check_disk(work, model_id, facts, partly)
     size = f", {format_bytes(facts.weights_bytes)} of weights" if facts.weights_bytes else ""
     return facts, (
@@ -109,43 +113,18 @@ async def _downloadable(
     )
 
 
-class _Unreachable(Exception):
-    """The Hub gave no answer that says anything about the model."""
-
-
-def _ask_hub(work: Workplace, model_id: str, revision: str | None) -> ModelFacts:
-    """One question to the Hub, in a thread. Raises ModelNotFound, GatedRepository or _Unreachable."""
-    from huggingface_hub import HfApi
-    from huggingface_hub import errors as hf
-
-    secret = work.settings.hf_token
-    token = secret.get_secret_value() if secret is not None else False
-    site = work.settings.hf_endpoint or _HUGGING_FACE
-    api = HfApi(endpoint=site, token=token)
-    try:
-        info = api.model_info(model_id, revision=revision, timeout=HUB_LIMIT_S, files_metadata=True)
-        if info.gated:
-            api.auth_check(model_id)
-    except hf.GatedRepoError as error:
-        raise _gated(model_id, site, has_token=secret is not None) from error
-    except (hf.RepositoryNotFoundError, hf.RevisionNotFoundError, hf.HFValidationError) as error:
-        raise _missing(work, model_id, revision, site) from error
-    except (hf.HTTPError, OSError, ValueError) as error:  # type: ignore[attr-defined]
-        raise _Unreachable(type(error).__name__) from error
-    return _facts(model_id, info)
-
-
-def _facts(model_id: str, info: Any) -> ModelFacts:
-    config = info.config if isinstance(info.config, dict) else {}
+def _facts(answer: hf_hub.HubModel) -> ModelFacts:
+    config = answer.config
+    tokenizer = config.get("tokenizer_config")
     return ModelFacts(
-        model_id=model_id,
-        revision=info.sha,
+        model_id=answer.model_id,
+        revision=answer.commit,
         complete=False,
-        weights_bytes=weights_bytes({file.rfilename: file.size for file in info.siblings or ()}),
+        weights_bytes=weights_bytes({file.name: file.size_bytes for file in answer.files}),
         architectures=checkpoint_config.architectures(config),
         model_type=checkpoint_config.short_text(config.get("model_type")),
         quantization=checkpoint_config.quantization(config),
-        has_chat_template=bool((config.get("tokenizer_config") or {}).get("chat_template")),
+        has_chat_template=isinstance(tokenizer, dict) and bool(tokenizer.get("chat_template")),
     )
 
 
@@ -156,22 +135,11 @@ def weights_bytes(sizes: Mapping[str, int | None]) -> int | None:
     return sum(known) if found and len(known) == len(found) else None
 
 
-def _gated(model_id: str, site: str, *, has_token: bool) -> GatedRepository:
-    url = f"{site}/{model_id}"
-    missing = "the account of HF_TOKEN has no access yet" if has_token else "HF_TOKEN is not set"
-    return GatedRepository(
-        f"{model_id} is gated: its authors ask for agreement to their terms, and {missing}.",
-        model_id=model_id,
-        url=url,
-        suggestion=f"accept the terms at {url}" + ("" if has_token else ", then set HF_TOKEN for this server"),
-    )
-
-
-def _missing(work: Workplace, model_id: str, revision: str | None, site: str) -> ModelNotFound:
+def _missing(work: Workplace, model_id: str, revision: str | None) -> ModelNotFound:
     at = f" at revision {revision}" if revision else ""
     private = "" if work.settings.hf_token else "; a private one needs HF_TOKEN"
     return ModelNotFound(
-        f"{model_id}{at} is neither in the cache nor at {site}{private}.",
+        f"{model_id}{at} is neither in the cache nor at {hf_hub.site(work.settings)}{private}.",
         model_id=model_id,
         cache_dirs=[str(folder) for folder in work.cache_dirs],
         suggestion="correct the name or the revision; list-models shows what is in the cache",

@@ -13,10 +13,10 @@ from mcp_types import (
 from pydantic import Field
 
 from vllm_mcp_protocol.errors import NotThere, SuiteError
+from vllm_mcp_protocol.serving.paging import page
 from vllm_mcp_protocol.serving.results import compact_json
 from vllm_mcp_protocol.serving.server import SuiteServer
 from vllm_model_manager.core import rows
-from vllm_model_manager.core.paging import page
 from vllm_model_manager.tools.inform import describe, read_log
 from vllm_model_manager.workplace import Workplace
 

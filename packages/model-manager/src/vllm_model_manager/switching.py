@@ -15,11 +15,11 @@ from vllm_mcp_protocol.errors import (
     SuiteError,
 )
 from vllm_mcp_protocol.model import EngineStatus, EngineView, LoadGrant, LoadRequest
-from vllm_mcp_protocol.serving.context import Progress
+from vllm_mcp_protocol.serving.context import Progress, client_is_gone
 from vllm_mcp_protocol.serving.server import ToolContext
 from vllm_mcp_protocol.units import to_mib
 from vllm_model_manager.core.switch_plan import SwitchPlan, plan_switch
-from vllm_model_manager.loading import Loaded, Prepared, Wanted, client_is_gone, load_and_wait, prepare
+from vllm_model_manager.loading import Loaded, Prepared, Wanted, load_and_wait, prepare
 from vllm_model_manager.results import SwitchResult, SwitchStep
 from vllm_model_manager.sleeping import fall_asleep, wake_up
 from vllm_model_manager.workplace import Workplace

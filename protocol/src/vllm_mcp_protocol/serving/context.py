@@ -2,9 +2,9 @@
 
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
-from vllm_mcp_protocol.serving.server import ToolContext
+from vllm_mcp_protocol.serving.server import SuiteServer, ToolContext
 
-__all__ = ["Progress", "can_elicit", "notify_resource_updated", "notify_resources_changed"]
+__all__ = ["Progress", "can_elicit", "client_is_gone", "notify_resource_updated", "notify_resources_changed"]
 
 
 class Progress:
@@ -31,12 +31,9 @@ class Progress:
 
 
 async def notify_resource_updated(ctx: ToolContext, uri: str) -> None:
-    """Tell that `uri` changed: subscribers of 2026-07-28, and the caller's session in the eras before."""
-    if _outside(ctx):
-        return
-    await ctx.notify_resource_updated(uri)
-    if _is_handshake_era(ctx):
-        await ctx.session.send_resource_updated(uri)
+    """Tell every subscriber of `uri` that it changed, whichever client made it change."""
+    if isinstance(ctx.mcp_server, SuiteServer):
+        await ctx.mcp_server.resource_subscriptions.publish(uri)
 
 
 async def notify_resources_changed(ctx: ToolContext) -> None:
@@ -55,6 +52,17 @@ def can_elicit(ctx: ToolContext) -> bool:
     asking = ctx.client_capabilities.elicitation
     # A bare `elicitation: {}` meant forms before modes existed.
     return asking is not None and (asking.form is not None or asking.url is None)
+
+
+def client_is_gone(ctx: ToolContext) -> bool:
+    """Is this cancellation only the end of the connection (EOF), and nobody's wish?
+
+    Clients kill their stdio servers whenever they end or renew a session (Crush, Claude Code), and what they started
+    is to go on. The SDK cancels a running call in both cases and does not say which; its dispatcher knows.
+    """
+    outbound = getattr(ctx.session, "_request_outbound", None)
+    dispatcher = getattr(getattr(outbound, "_inner", outbound), "_dispatcher", None)
+    return bool(getattr(dispatcher, "_closed", False))
 
 
 def _outside(ctx: ToolContext) -> bool:

@@ -31,6 +31,7 @@ from vllm_mcp_protocol.serving.description import ServerDescription
 from vllm_mcp_protocol.serving.naming import closest, did_you_mean
 from vllm_mcp_protocol.serving.permissions import PermissionSettings, refusal
 from vllm_mcp_protocol.serving.results import failure_payload
+from vllm_mcp_protocol.serving.subscriptions import ResourceSubscriptions
 from vllm_mcp_protocol.serving.tools import (
     DESTROY,
     READ,
@@ -88,6 +89,7 @@ class SuiteServer(MCPServer[Any]):
         self._permissions: PermissionSettings = settings
         self._audit = audit
         self._tools: dict[str, SuiteTool] = {}
+        self.resource_subscriptions = ResourceSubscriptions()
         with _rich_left_alone():
             super().__init__(
                 description.name,
@@ -98,7 +100,9 @@ class SuiteServer(MCPServer[Any]):
                 lifespan=lifespan,
                 log_level=settings.log_level,
                 cache_hints=_FRESH,
+                subscriptions=self.resource_subscriptions.bus,
             )
+        self.resource_subscriptions.serve(self._lowlevel_server)
 
     def add_tool(
         self,
@@ -152,7 +156,7 @@ class SuiteServer(MCPServer[Any]):
 
     async def serve_connection(self, read: Any, write: Any) -> None:
         """Serve one client on a pair of message streams until the reading one ends; either protocol era."""
-        # The one private name of the SDK that the kit needs: `MCPServer` offers no run(read, write).
+        # `MCPServer` offers no run(read, write), so this private name of the SDK is needed.
         options = self._lowlevel_server.create_initialization_options(
             NotificationOptions(tools_changed=True, resources_changed=True)
         )

@@ -5,7 +5,7 @@ from typing import Any
 
 from vllm_mcp_protocol.errors import BadInput, NotSupported
 from vllm_mcp_protocol.model import EngineView
-from vllm_model_manager.core.finding import MODEL_ID
+from vllm_mcp_protocol.model_names import MODEL_ID
 
 DEFAULT_MAX_RANK = 16
 """vLLM 0.32's `--max-lora-rank` when it is not given."""

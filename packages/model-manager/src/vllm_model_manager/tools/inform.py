@@ -6,12 +6,12 @@ from pydantic import Field
 
 from vllm_mcp_protocol.errors import EngineNotFound
 from vllm_mcp_protocol.model import EngineView, HubState, LogTail, ModelConfig, ModelFacts
+from vllm_mcp_protocol.serving.paging import page
 from vllm_mcp_protocol.serving.server import READ, SuiteServer
 from vllm_mcp_protocol.units import to_mib
 from vllm_model_manager import parameters as p
 from vllm_model_manager.core import rows
 from vllm_model_manager.core.finding import loaded_names, not_loaded
-from vllm_model_manager.core.paging import page
 from vllm_model_manager.repository import not_in_cache
 from vllm_model_manager.results import LogResult, ModelInfo, ModelList, Performance, PhaseSeconds
 from vllm_model_manager.workplace import Workplace

@@ -10,13 +10,14 @@ from pydantic import Field
 
 from vllm_mcp_protocol.errors import BadCheckpoint, BadInput, LoraNotFound, NotSupported
 from vllm_mcp_protocol.model import EngineStatus, EngineView
+from vllm_mcp_protocol.model_names import MODEL_ID, closest, is_path
 from vllm_mcp_protocol.paths import confine
 from vllm_mcp_protocol.serving.context import notify_resource_updated
 from vllm_mcp_protocol.serving.server import WRITE, SuiteServer, ToolContext
 from vllm_mcp_protocol.units import MIB
 from vllm_model_manager import parameters as p
 from vllm_model_manager.core.adapters import check_adapter
-from vllm_model_manager.core.finding import MODEL_ID, closest, is_path, require_base, require_engine
+from vllm_model_manager.core.finding import require_base, require_engine
 from vllm_model_manager.results import LoraResult
 from vllm_model_manager.workplace import Workplace
 

@@ -1,0 +1,1 @@
+"""Pure decisions of the model manager: no asyncio, no clock, no files."""

@@ -1,0 +1,1 @@
+"""What is fetched of a repository, and what a download is."""

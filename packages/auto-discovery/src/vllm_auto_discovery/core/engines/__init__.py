@@ -1,0 +1,1 @@
+"""What answers at an address, and how it is shown."""
