@@ -22,9 +22,9 @@ PURE_PROTOCOL = {
     f"{PROTOCOL}.{name}"
     for name in (
         *("units", "errors", "model", "model_names", "settings", "redaction"),
-        *("answers", "memory_needs", "request_defaults", "vllm_models", "hf_inventory", "model_card"),
-        *(f"checkpoint_{name}" for name in ("config", "defaults", "facts", "layers", "values")),
-        *("weight_names", "weight_headers", "weight_counts", "weight_summary", "gguf_header"),
+        *("answers", "memory_needs", "request_defaults", "vllm_models"),
+        *("checkpoint", "hf.inventory"),
+        *(f"weights.{name}" for name in ("names", "headers", "counts", "summary", "gguf")),
         *(f"serving.{name}" for name in ("arguments", "naming", "paging", "permissions")),
         *(f"serving.{name}" for name in ("rendering", "results", "schema")),
     )
@@ -63,7 +63,12 @@ class Module:
 
     @property
     def pure(self) -> bool:
-        return ".core." in f"{self.name}." or self.name in PURE_PROTOCOL
+        return ".core." in f"{self.name}." or _is_pure_protocol(self.name)
+
+
+def _is_pure_protocol(name: str) -> bool:
+    """A pure module, or one of a pure package."""
+    return any(f"{name}.".startswith(f"{pure}.") for pure in PURE_PROTOCOL)
 
 
 def _folders() -> list[Path]:
@@ -134,7 +139,7 @@ def _pure_import(module: Module, name: str) -> bool:
     if top in sys.stdlib_module_names:
         return top not in IMPURE and not name.startswith(("urllib.request", "importlib"))
     in_own_core = name.startswith(f"{module.top}.core.")
-    return in_own_core or any(f"{name}.".startswith(f"{pure}.") for pure in PURE_PROTOCOL)
+    return in_own_core or _is_pure_protocol(name)
 
 
 def _impure_calls(module: Module) -> list[str]:

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vllm_mcp_protocol.checkpoint_config import kv_bytes_per_token, quantization, quantization_bits
-from vllm_mcp_protocol.checkpoint_facts import ConfigFacts, GenerationDefaults, config_facts
-from vllm_mcp_protocol.checkpoint_layers import layer_kinds
+from vllm_mcp_protocol.checkpoint.config import kv_bytes_per_token, quantization, quantization_bits
+from vllm_mcp_protocol.checkpoint.facts import ConfigFacts, GenerationDefaults, config_facts
+from vllm_mcp_protocol.checkpoint.layers import layer_kinds
 
 CONFIGS = Path(__file__).parent / "data" / "configs"
 MODEL = ("AutoConfig", "AutoModel")
@@ -543,7 +543,7 @@ def test_drafts_for_speculative_decoding_are_marked(config: dict[str, Any], expe
     assert config_facts(config).draft == expected
 
 
-@pytest.mark.parametrize("key", ["num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_modules"])
+@pytest.mark.parametrize("key", ["num_nextn_predict_layers", "mtp_num_hidden_layers"])
 def test_layers_that_predict_further_tokens_are_counted(key: str) -> None:
     assert config_facts({key: 3}).mtp_layers == config_facts({"text_config": {key: 3}}).mtp_layers == 3
     assert config_facts({key: 0}).mtp_layers is None

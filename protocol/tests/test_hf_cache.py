@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.caches import age
-from vllm_mcp_protocol.checkpoint_config import context_window, kv_bytes_per_token
-from vllm_mcp_protocol.hf_cache import (
+from vllm_mcp_protocol.checkpoint.config import context_window, kv_bytes_per_token
+from vllm_mcp_protocol.hf.cache import (
     CONFIG_LIMIT_BYTES,
     ModelCatalog,
     facts_of,
@@ -21,10 +21,10 @@ from vllm_mcp_protocol.hf_cache import (
     missing_files,
     scan,
 )
-from vllm_mcp_protocol.hf_inventory import CachedRepo
-from vllm_mcp_protocol.hf_inventory_scan import scan_folder
+from vllm_mcp_protocol.hf.inventory import CachedRepo
+from vllm_mcp_protocol.hf.scanner import scan_folder
 from vllm_mcp_protocol.model import ModelFacts
-from vllm_mcp_protocol.weight_names import missing_shards
+from vllm_mcp_protocol.weights.names import missing_shards
 
 COMMIT = "a" * 40
 LLAMA: dict[str, Any] = {

@@ -29,8 +29,8 @@ from vllm_mcp_protocol.errors import (
     RevisionNotFound,
     SuiteError,
 )
-from vllm_mcp_protocol.hf_hub import HubModel, ask, ask_within, site
-from vllm_mcp_protocol.hf_refusals import retry_after_s
+from vllm_mcp_protocol.hf.refusals import retry_after_s
+from vllm_mcp_protocol.hf.site import HubModel, ask, ask_within, site
 from vllm_mcp_protocol.settings import Settings
 
 SECRET = "hf_ThisIsNobodysToken123"
@@ -194,6 +194,25 @@ def test_whatever_a_field_of_the_answer_is_there_is_a_model_or_an_error_of_ours(
         assert ask(to(hub), "org/odd", check_access=False, limit_s=5).model_id == "org/odd"
 
 
+def test_an_answer_that_is_nested_without_end_is_no_answer(hub: HfSite) -> None:
+    hub.answer("GET /api/models/org/open", 200, body=b"[" * 100_000)
+    assert isinstance(refused(to(hub), "org/open"), HuggingFaceUnreachable)
+
+
+@pytest.mark.parametrize("commit", ["..", "/tmp/evil", "../../../x", "main"])
+def test_a_commit_that_would_lead_out_of_the_cache_is_no_answer(hub: HfSite, commit: str) -> None:
+    hub.models["org/open"].commit = commit
+    assert isinstance(refused(to(hub), "org/open"), HuggingFaceUnreachable)
+
+
+def test_half_characters_go_no_further(hub: HfSite) -> None:
+    """JSON can name them, and no answer of ours could hold them."""
+    hub.models["org/open"].more = {"gated": "\ud800"}
+    assert ask(to(hub), "org/open", check_access=False).gated == "manual"
+    hub.add("org/odd", {"a\ud800": b""})
+    assert isinstance(refused(to(hub), "org/odd"), HuggingFaceUnreachable)
+
+
 def test_offline_asks_nobody(hub: HfSite) -> None:
     error = refused(to(hub, HF_HUB_OFFLINE="1"), "org/open")
     assert isinstance(error, Offline)
@@ -235,8 +254,8 @@ async def test_a_question_that_hangs_outside_of_its_request_is_given_up(
     hub: HfSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     release = threading.Event()
-    monkeypatch.setattr("vllm_mcp_protocol.hf_hub.ask", lambda *_, **__: release.wait())
-    monkeypatch.setattr("vllm_mcp_protocol.hf_hub._NAME_LOOKUP_S", 0.0)
+    monkeypatch.setattr("vllm_mcp_protocol.hf.site.ask", lambda *_, **__: release.wait())
+    monkeypatch.setattr("vllm_mcp_protocol.hf.site._NAME_LOOKUP_S", 0.0)
     try:
         with pytest.raises(HuggingFaceUnreachable, match="no answer within"):
             await ask_within(to(hub), "org/open", limit_s=0.1)
@@ -253,7 +272,7 @@ def test_no_token_is_sent_that_the_settings_do_not_name(hub: HfSite, tmp_path: P
     """`hf auth login` leaves a token in HF_HOME, and clients pass HF_TOKEN on: both are the library's to find."""
     (tmp_path / "token").write_text(SECRET)
     code = (
-        "from vllm_mcp_protocol.hf_hub import ask; from vllm_mcp_protocol.settings import Settings;"
+        "from vllm_mcp_protocol.hf.site import ask; from vllm_mcp_protocol.settings import Settings;"
         f"ask(Settings.from_environment({{'HF_ENDPOINT': {hub.url!r}}}), 'org/gated', check_access=False)"
     )
     env = {"PATH": os.environ["PATH"], "HF_HOME": str(tmp_path), "HF_TOKEN": SECRET}

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from tests.caches import COMMIT, CONFIG, NASTY, OTHER, MadeRepo, Nasty, age, bad, make_cache
 from vllm_mcp_protocol import reading
-from vllm_mcp_protocol.hf_inventory import CachedRepo, Inventory
-from vllm_mcp_protocol.hf_inventory_scan import InventoryScanner, scan_folder
+from vllm_mcp_protocol.hf.inventory import CachedRepo, Inventory
+from vllm_mcp_protocol.hf.scanner import InventoryScanner, scan_folder
 
 COMMITS = (COMMIT, OTHER, "c" * 40)
 
@@ -240,18 +240,18 @@ def test_a_folder_with_too_many_entries_says_so(cache: Path, monkeypatch: pytest
     repo = bad(cache)
     for number in range(30):
         repo.add(COMMIT, f"{number}.txt", b"x")
-    for module in ("hf_scan.notes", "hf_inventory_scan"):
+    for module in ("hf.scan.notes", "hf.scanner"):
         monkeypatch.setattr(f"vllm_mcp_protocol.{module}.MOST_ENTRIES", 20)
     monkeypatch.setattr(reading, "MOST_ENTRIES", 20)
     for large_bytes in (10**9, 0):
-        monkeypatch.setattr("vllm_mcp_protocol.hf_scan.notes.LARGE_FOLDER_BYTES", large_bytes)
+        monkeypatch.setattr("vllm_mcp_protocol.hf.scan.notes.LARGE_FOLDER_BYTES", large_bytes)
         found = only(scan(cache))
         assert len(found.revisions[0].files) == 20
         assert any("only 20 of its entries were read" in warning for warning in found.warnings)
 
 
 def test_a_repository_of_thousands_of_folders_is_cut_short(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vllm_mcp_protocol.hf_scan.notes.MOST_FOLDERS", 5)
+    monkeypatch.setattr("vllm_mcp_protocol.hf.scan.notes.MOST_FOLDERS", 5)
     repo = bad(cache)
     for number in range(9):
         repo.add(COMMIT, f"{number}/x.txt", b"x")
@@ -274,7 +274,7 @@ NOBODY = 65534
 _PERMISSIONS = f"""
 import os
 from pathlib import Path
-from vllm_mcp_protocol.hf_inventory_scan import InventoryScanner
+from vllm_mcp_protocol.hf.scanner import InventoryScanner
 
 if os.getuid() == 0:  # who may read everything
     os.setgroups([])
@@ -406,6 +406,17 @@ def test_shared_contents_that_are_gone_are_noticed(cache: Path) -> None:
     assert only(scanner.scan([cache])).revisions[0].missing == ()
 
 
+def test_what_is_shared_with_another_repository_leaves_this_one_as_it_is(cache: Path) -> None:
+    bad(cache).add(COMMIT, "model.safetensors", b"w" * 9, shared=True)
+    age(cache)
+    scanner = InventoryScanner()
+    before = only(scanner.scan([cache]))
+    MadeRepo(cache, "org/other").add(OTHER, "model.safetensors", b"w" * 9, shared=True)
+    after = by_id(scanner.scan([cache]))
+    assert after["org/bad"] is before
+    assert after["org/other"].size_bytes == 9
+
+
 def test_what_changed_just_now_is_read_again(cache: Path) -> None:
     """Another change in the same tick of the file system's clock would show in no folder; so does this one."""
     bad(cache)
@@ -531,7 +542,7 @@ def test_a_plain_model_keeps_its_object_until_one_of_its_files_is_written(tmp_pa
 
 
 def test_a_home_folder_is_not_searched_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vllm_mcp_protocol.hf_inventory_scan._MOST_LOOKED_IN", 5)
+    monkeypatch.setattr("vllm_mcp_protocol.hf.scanner._MOST_LOOKED_IN", 5)
     for number in range(9):
         (tmp_path / str(number)).mkdir()
     assert [text for text in scan(tmp_path).warnings if "only 5 folders are looked into" in text]

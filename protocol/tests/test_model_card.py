@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vllm_mcp_protocol.model_card import FRONT_MATTER_LIMIT_CHARS, ModelCard, read_model_card
+from vllm_mcp_protocol.checkpoint.card import FRONT_MATTER_LIMIT_CHARS, ModelCard, read_model_card
 
 # The shape of Qwen2.5-7B-Instruct-AWQ's card, with lists in each of the styles that are about.
 CARD = """---

@@ -12,26 +12,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vllm_mcp_protocol.gguf_header import GgufHeader, NeedMore, parse_gguf
 from vllm_mcp_protocol.units import GIB, MIB
-from vllm_mcp_protocol.weight_counts import count_parameters
-from vllm_mcp_protocol.weight_files import (
-    gguf_from,
-    read_gguf,
-    read_index,
-    read_safetensors,
-    safetensors_from,
-    summarize_weights,
-)
-from vllm_mcp_protocol.weight_headers import (
+from vllm_mcp_protocol.weights.counts import count_parameters
+from vllm_mcp_protocol.weights.files import gguf_from, read_gguf, read_safetensors, safetensors_from
+from vllm_mcp_protocol.weights.gguf import GgufHeader, NeedMore, parse_gguf
+from vllm_mcp_protocol.weights.headers import (
     DTYPE_BITS,
-    JSON_LIMIT_BYTES,
     BadHeader,
     Tensor,
     json_size,
-    parse_index,
     parse_safetensors,
 )
+from vllm_mcp_protocol.weights.summary import summarize_gguf, summarize_safetensors
 
 Spec = tuple[str, Sequence[int]]
 """dtype and shape."""
@@ -82,16 +74,16 @@ PLAIN: dict[str, Spec] = {"embed.weight": ("BF16", [100, 64]), "norm.weight": ("
 
 
 def test_a_safetensors_file_is_summed_up_from_its_header(tmp_path: Path) -> None:
-    found = summarize_weights([safetensors(tmp_path / "model.safetensors", PLAIN)])
+    found = summarize_safetensors([read_safetensors(safetensors(tmp_path / "model.safetensors", PLAIN))])
     assert (found.format, found.tensors, found.parameters, found.parameters_note) == ("safetensors", 3, 6464, "")
     assert found.bytes_by_dtype == (("BF16", 12800), ("F32", 256))
-    assert (found.dtypes, found.size_bytes, found.quantization) == (("BF16", "F32"), 13056, None)
+    assert (found.size_bytes, found.quantization) == (13056, None)
 
 
 def test_files_of_one_checkpoint_are_added_up_and_a_tensor_in_both_counts_once(tmp_path: Path) -> None:
     first = safetensors(tmp_path / "model-00001-of-00002.safetensors", PLAIN)
     second = safetensors(tmp_path / "model-00002-of-00002.safetensors", {**PLAIN, "head.weight": ("BF16", [10])})
-    assert summarize_weights([first, second]).parameters == 6474
+    assert summarize_safetensors([read_safetensors(first), read_safetensors(second)]).parameters == 6474
 
 
 def test_only_the_header_of_a_large_file_is_read(tmp_path: Path) -> None:
@@ -188,27 +180,6 @@ def test_a_changed_byte_is_refused_or_changes_nothing_but_names(data: st.DataObj
         return
     assert sum(tensor.size_bytes for tensor in found) == size
     assert all(tensor.elements * DTYPE_BITS[tensor.dtype] == tensor.size_bytes * 8 for tensor in found)
-
-
-def test_an_index_names_files_and_size(tmp_path: Path) -> None:
-    path = tmp_path / "model.safetensors.index.json"
-    path.write_text(json.dumps({"metadata": {"total_size": 42.0}, "weight_map": {"a": "2", "b": "1", "c": "2"}}))
-    found = read_index(path)
-    assert (found.files, found.tensors, found.total_bytes) == (("1", "2"), 3, 42)
-
-
-@pytest.mark.parametrize("text", [b"{}", b'{"weight_map": {"a": 1}}', b'{"weight_map": []}', b"[]", b"\0", b""])
-def test_an_index_that_is_none_is_refused(text: bytes) -> None:
-    with pytest.raises(BadHeader):
-        parse_index(text)
-
-
-def test_an_index_that_is_too_long_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "model.safetensors.index.json"
-    path.touch()
-    os.truncate(path, JSON_LIMIT_BYTES + 1)
-    with pytest.raises(BadHeader, match="at most"):
-        read_index(path)
 
 
 # One linear layer of 256 outputs and 512 inputs in each of the formats, as their tools write it, beside a norm of 512.
@@ -356,7 +327,7 @@ def gguf_file(path: Path, header: bytes, size: int = DATA_BYTES) -> Path:
 
 @pytest.mark.parametrize("version", [2, 3])
 def test_a_gguf_file_is_summed_up_from_its_header(tmp_path: Path, version: int) -> None:
-    found = summarize_weights([gguf_file(tmp_path / "m.gguf", gguf(version=version))])
+    found = summarize_gguf([read_gguf(gguf_file(tmp_path / "m.gguf", gguf(version=version)))])
     assert (found.format, found.tensors, found.parameters) == ("gguf", 3, 2560 + 1024 + 7)
     assert found.bytes_by_dtype == (("F16", 5120), ("Q4_K", 576), ("F32", 28))
     assert found.quantization == "Q4_K_M"
@@ -375,13 +346,13 @@ def test_parts_of_a_split_gguf_are_added_up_and_without_a_file_type_the_largest_
         gguf_file(tmp_path / f"m-0000{number}-of-00002.gguf", header, 576)
         for number, header in ((1, first), (2, second))
     ]
-    found = summarize_weights(paths)
+    found = summarize_gguf([read_gguf(path) for path in paths])
     assert (found.parameters, found.quantization, found.gguf and found.gguf.parts) == (2048, "Q4_K", 2)
 
 
 def test_a_gguf_of_plain_floats_is_not_quantized(tmp_path: Path) -> None:
     header = gguf([("general.file_type", U32, 1)], [("w", [4], F16, 0)])
-    assert summarize_weights([gguf_file(tmp_path / "m.gguf", header, 8)]).quantization is None
+    assert summarize_gguf([read_gguf(gguf_file(tmp_path / "m.gguf", header, 8))]).quantization is None
 
 
 def test_only_as_much_of_a_large_gguf_is_read_as_its_header_needs(tmp_path: Path) -> None:
@@ -478,6 +449,6 @@ def test_changed_bytes_of_a_gguf_never_raise_anything_else(data: st.DataObject) 
 def test_bytes_of_anything_are_refused(tmp_path_factory: pytest.TempPathFactory, raw: bytes) -> None:
     path = tmp_path_factory.mktemp("junk") / "m"
     path.write_bytes(raw)
-    for read in (read_safetensors, read_gguf, read_index):
+    for read in (read_safetensors, read_gguf):
         with pytest.raises(BadHeader):
             read(path)

@@ -16,8 +16,8 @@ from pathlib import Path
 from tests.bench.rows import Row
 from tests.bench.stdio import peak_mib
 from tests.caches import make_cache
-from vllm_mcp_protocol.hf_cache import ModelCatalog
-from vllm_mcp_protocol.hf_inventory_scan import InventoryScanner
+from vllm_mcp_protocol.hf.cache import ModelCatalog
+from vllm_mcp_protocol.hf.scanner import InventoryScanner
 
 SMALL, LARGE = 300, 3_000
 ROUNDS = {SMALL: 9, LARGE: 3}

@@ -21,7 +21,7 @@ from tests.bench.rows import Row
 from tests.bench.stdio import StdioServer
 from vllm_mcp.tiny_models import ensure_tiny_models
 from vllm_mcp_protocol.engine_env import engine_python, require_executable
-from vllm_mcp_protocol.hf_cache import find
+from vllm_mcp_protocol.hf.cache import find
 from vllm_mcp_protocol.hub_client import Hub
 from vllm_mcp_protocol.model import EngineEnvironment, EngineView, LoadRequest
 from vllm_mcp_protocol.settings import Settings

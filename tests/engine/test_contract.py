@@ -16,7 +16,7 @@ import pytest
 from tests.engine.engines import CPU_FLAGS, RunningEngine, started, wait_healthy
 from tests.fakes.fakes import make_fake_vllm
 from vllm_mcp_protocol.engine_env import read_vllm_facts
-from vllm_mcp_protocol.hf_cache import find
+from vllm_mcp_protocol.hf.cache import find
 
 RECORDINGS = Path(__file__).parents[1] / "fakes/recordings"
 MODEL = "tiny-org/tiny-llama"

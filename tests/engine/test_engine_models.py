@@ -20,7 +20,7 @@ from vllm_auto_discovery.core.abilities.tool_formats import BUILT_IN_TOOLS, TOOL
 from vllm_mcp.tiny_models import ensure_tiny_models
 from vllm_mcp_protocol.engine_env import engine_python
 from vllm_mcp_protocol.engine_models import known_models, read_models
-from vllm_mcp_protocol.hf_cache import find
+from vllm_mcp_protocol.hf.cache import find
 from vllm_mcp_protocol.vllm_models import VllmModels
 
 pytestmark = pytest.mark.engine

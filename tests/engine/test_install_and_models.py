@@ -9,7 +9,7 @@ from vllm_mcp.engine_install import install
 from vllm_mcp.tiny_models import ensure_tiny_models
 from vllm_mcp_protocol.engine_env import engine_python
 from vllm_mcp_protocol.errors import BadInput, VllmNotInstalled
-from vllm_mcp_protocol.hf_cache import scan
+from vllm_mcp_protocol.hf.cache import scan
 
 
 @pytest.mark.engine

@@ -14,7 +14,7 @@ from tests.hubs import HubSite, wait_for
 from vllm_mcp_hub.host.processes import Seen, observe, session_of
 from vllm_mcp_protocol.engine_http import EngineHttp
 from vllm_mcp_protocol.errors import ModelNotLoaded, NotSupported, PortInUse, SuiteError
-from vllm_mcp_protocol.hf_cache import find
+from vllm_mcp_protocol.hf.cache import find
 from vllm_mcp_protocol.hub_client import Hub
 from vllm_mcp_protocol.model import EngineEnvironment, EngineStatus, EngineView, LoadOptions, LoadRequest, Phase
 

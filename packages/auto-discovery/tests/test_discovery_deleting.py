@@ -15,8 +15,8 @@ from tests.caches import COMMIT, OTHER, MadeRepo, make_cache
 from vllm_auto_discovery.core.deletion import LEFTOVERS, DeletionPlan
 from vllm_auto_discovery.deleting import Deletion, Files, execute, prepare
 from vllm_mcp_protocol.errors import PathNotAllowed, RevisionNotFound
-from vllm_mcp_protocol.hf_inventory import CachedRepo
-from vllm_mcp_protocol.hf_inventory_scan import InventoryScanner
+from vllm_mcp_protocol.hf.inventory import CachedRepo
+from vllm_mcp_protocol.hf.scanner import InventoryScanner
 
 THIRD = "c" * 40
 

@@ -21,7 +21,7 @@ from vllm_auto_discovery.core.downloads.jobs import (
     total_bytes,
 )
 from vllm_mcp_protocol.errors import BadInput, DiskFull, FileNotInRepository
-from vllm_mcp_protocol.hf_cache import weight_names
+from vllm_mcp_protocol.hf.cache import weight_names
 
 SMALL = ("README.md", "config.json", "generation_config.json", "tokenizer.json")
 
@@ -92,7 +92,7 @@ NAMES = st.lists(
 
 @given(NAMES)
 def test_the_weights_that_vllm_would_load_are_always_among_the_chosen(names: list[str]) -> None:
-    """`hf_cache.weight_names` says, by another rule, which files of a repository vLLM loads."""
+    """`weights.names` says, by another rule, which files of a repository vLLM loads."""
     loads = set(weight_names(names))
     if all(name.startswith("consolidated") for name in loads) or any("gguf" in name for name in loads):
         return

@@ -20,7 +20,6 @@ from vllm_auto_discovery.core.downloads.jobs import Download, Limits, Spec, Want
 from vllm_auto_discovery.downloads import jobs as downloading
 from vllm_auto_discovery.downloads.fetch import Fetcher
 from vllm_auto_discovery.downloads.folder import JobFolder, downloads_dir
-from vllm_mcp_protocol import hf_cache
 from vllm_mcp_protocol.errors import (
     BadInput,
     DiskFull,
@@ -34,6 +33,7 @@ from vllm_mcp_protocol.errors import (
     RevisionNotFound,
     SuiteError,
 )
+from vllm_mcp_protocol.hf import cache as hf_cache
 from vllm_mcp_protocol.settings import Settings
 
 pytestmark = pytest.mark.anyio

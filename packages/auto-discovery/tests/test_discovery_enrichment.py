@@ -2,7 +2,6 @@
 
 import os
 import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -106,8 +105,8 @@ async def test_a_site_in_trouble_leaves_the_old_answer_and_is_left_alone_for_a_w
     old = await enricher.one("org/model")
     assert old.stale
     assert old.answer is not None
-    found = await enricher.many([f"org/m{number}" for number in range(20)])
-    assert {entry.answer for entry in found.values()} == {None}
+    found = [await enricher.one(f"org/m{number}") for number in range(20)]
+    assert {entry.answer for entry in found} == {None}
     assert place.asked() == 2
     place.time_s += QUIET_S
     place.hub.answers.clear()
@@ -127,9 +126,10 @@ async def test_a_site_that_asks_for_ten_minutes_gets_them(place: Place) -> None:
 async def test_without_a_network_nothing_is_known_and_nothing_fails(place: Place) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    found = await place.enricher(HF_ENDPOINT=f"http://127.0.0.1:{port}").many(["a/b", "c/d"])
-    assert {entry.answer for entry in found.values()} == {None}
-    assert all("no connection" in (entry.reason or "") for entry in found.values())
+    enricher = place.enricher(HF_ENDPOINT=f"http://127.0.0.1:{port}")
+    found = [await enricher.one(name) for name in ("a/b", "c/d")]
+    assert {entry.answer for entry in found} == {None}
+    assert all("no connection" in (entry.reason or "") for entry in found)
 
 
 async def test_a_refusal_is_remembered_but_not_for_long(place: Place) -> None:
@@ -160,31 +160,6 @@ async def test_answers_of_two_sites_are_not_mixed_up(place: Place) -> None:
     assert found.answer.downloads == 1
 
 
-async def test_many_are_asked_each_once_and_told_in_order(place: Place) -> None:
-    names = [f"org/m{number}" for number in range(30)]
-    for name in names:
-        place.hub.add(name, {})
-    found = await place.enricher().many([*names, names[0]])
-    assert list(found) == names
-    assert all(entry.answer is not None for entry in found.values())
-    assert place.asked() == 30
-
-
-async def test_what_takes_too_long_is_told_from_the_disk(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    await place.enricher().one("org/model")
-    place.time_s += 30 * HOUR_S
-    release = threading.Event()
-    monkeypatch.setattr("vllm_mcp_protocol.hf_hub.ask", lambda *_, **__: release.wait())
-    try:
-        found = await place.enricher().many(["org/model", "org/other"], limit_s=0.1)
-    finally:
-        release.set()
-    assert found["org/model"].stale
-    assert found["org/model"].answer is not None
-    assert found["org/other"].answer is None
-    assert "over" in (found["org/other"].reason or "")
-
-
 @pytest.mark.parametrize("data", [b"", b"[]", b"\xff", b"{}", b'{"version": 2}', b"9" * 300_000])
 async def test_a_damaged_memory_is_as_good_as_none(place: Place, data: bytes) -> None:
     await place.enricher().one("org/model")
@@ -198,14 +173,6 @@ async def test_an_answer_that_cannot_be_remembered_is_told_all_the_same(place: P
     place.folder.parent.mkdir()
     place.folder.write_bytes(b"a file where the folder should be")
     assert (await place.enricher().one("org/model")).answer is not None
-
-
-async def test_an_answer_that_is_too_long_is_remembered_without_its_config(place: Place) -> None:
-    place.hub.add("org/long", {}, more={"config": {"text": "x" * 300_000}, "downloads": 3})
-    await place.enricher().one("org/long")
-    found = await place.enricher(HF_HUB_OFFLINE="1").one("org/long")
-    assert found.answer is not None
-    assert (found.answer.downloads, found.answer.config) == (3, {})
 
 
 @pytest.mark.parametrize("name", ["/a/folder", "not a name", "", "../up", "x" * 500])

@@ -355,7 +355,7 @@ async def online(new_desk: Callable[..., Desk], hf_site: HfSite, mode: str) -> A
         yield await stack.enter_async_context(new_desk(mode).open(variables=variables))
 
 
-async def test_a_model_is_searched_downloaded_and_then_ready_to_load(online: Desk) -> None:
+async def test_a_model_is_searched_downloaded_and_then_ready_to_load(online: Desk, hf_site: HfSite) -> None:
     found = await online.call("discover-models", source="hub", query="NEW org")
     assert [(row["id"], row["status"], row["load"]) for row in found["models"]] == [
         ("org/new", "remote", {"model_id": "org/new"})
@@ -365,7 +365,11 @@ async def test_a_model_is_searched_downloaded_and_then_ready_to_load(online: Des
     assert Path(done["path"]).is_dir()
     assert online.progress[-1][0] == done["bytes_total"]
     assert (await online.rows())["org/new"]["status"] == "complete"
-    assert (await online.call("verify-cache", model_id="org/new"))["status"] == "ok"
+    verified = await online.call("verify-cache", model_id="org/new")
+    assert (verified["status"], verified["compared_with"].startswith(hf_site.url)) == ("ok", True)
+    hf_site.models["org/new"].files["model-00002-of-00002.safetensors"] = FakeFile(b"later", lfs=True)
+    missed = await online.call("verify-cache", model_id="org/new")
+    assert [one["file"] for one in missed["missing"]] == ["model-00002-of-00002.safetensors"]
     told = await online.call("get-model-metadata", model_id="org/new")
     assert (told["hub"]["downloads"], told["hub"]["pipeline_tag"]) == (7, "text-generation")
 

@@ -18,8 +18,8 @@ from vllm_auto_discovery import verifying
 from vllm_auto_discovery.core.verification import ExpectedFile, FileCheck, Verification, algorithm_of, judge_checksum
 from vllm_auto_discovery.verifying import verify, verify_in_thread
 from vllm_mcp_protocol.errors import RevisionNotFound
-from vllm_mcp_protocol.hf_inventory import CachedRepo
-from vllm_mcp_protocol.hf_inventory_scan import InventoryScanner
+from vllm_mcp_protocol.hf.inventory import CachedRepo
+from vllm_mcp_protocol.hf.scanner import InventoryScanner
 
 
 def _scan(path: Path) -> CachedRepo:

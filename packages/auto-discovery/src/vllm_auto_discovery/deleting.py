@@ -19,8 +19,8 @@ from pathlib import Path
 
 from vllm_auto_discovery.core.deletion import LEFTOVERS, DeletionPlan, Leftover, plan_deletion
 from vllm_mcp_protocol.errors import PathNotAllowed
-from vllm_mcp_protocol.hf_inventory import CachedRepo
-from vllm_mcp_protocol.hf_inventory_scan import InventoryScanner
+from vllm_mcp_protocol.hf.inventory import CachedRepo
+from vllm_mcp_protocol.hf.scanner import InventoryScanner
 from vllm_mcp_protocol.reading import MOST_ENTRIES, printable, reason
 
 _REPO_FOLDER = re.compile(r"(models|datasets|spaces)--[^/\0]+")

@@ -2,11 +2,10 @@
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-import anyio
 from anyio import to_thread
 
 from vllm_auto_discovery.core.metadata import (
@@ -18,20 +17,19 @@ from vllm_auto_discovery.core.metadata import (
     is_fresh,
     is_remembered,
 )
-from vllm_mcp_protocol import hf_hub
 from vllm_mcp_protocol.errors import HuggingFaceRateLimited, HuggingFaceUnreachable, SuiteError
 from vllm_mcp_protocol.files import write_atomic
+from vllm_mcp_protocol.hf import site as hf_hub
 from vllm_mcp_protocol.model_names import is_path
 from vllm_mcp_protocol.paths import prepare_state_dir, state_dir
 from vllm_mcp_protocol.settings import Settings
 from vllm_mcp_protocol.units import KIB
 
-ASK_LIMIT_S = 5.0
-BATCH_LIMIT_S = 15.0
+_ASK_LIMIT_S = 5.0
+"""Shorter than the protocol's: what the Hub says is an extra, and its caller waits."""
 QUIET_S = 60.0
 """After a site that did not answer nobody is asked for so long: without a network each question costs its limit."""
 
-_AT_ONCE = 8
 _FILE_LIMIT_BYTES = 256 * KIB
 _MOST_FILES = 4000
 _PRUNE_EVERY = 100
@@ -60,7 +58,7 @@ class Enricher:
         self._why_quiet = ""
         self._written = 0
 
-    async def one(self, model_id: str, *, refresh: bool = False, limit_s: float = ASK_LIMIT_S) -> Enriched:
+    async def one(self, model_id: str, *, refresh: bool = False) -> Enriched:
         """What is known of a model; `refresh` asks even when the answer is young."""
         if is_path(model_id):
             return Enriched(model_id=model_id, reason="a folder is not at the Hub")
@@ -69,29 +67,7 @@ class Enricher:
             return self._tell(model_id, known, None)
         if why_not := self._why_not():
             return self._tell(model_id, known, why_not)
-        return await self._asked(model_id, known, limit_s)
-
-    async def many(
-        self, model_ids: Iterable[str], *, refresh: bool = False, limit_s: float = BATCH_LIMIT_S
-    ) -> dict[str, Enriched]:
-        """The same of many, a few at a time; what is not answered within `limit_s` is told from the disk."""
-        wanted = list(dict.fromkeys(model_ids))
-        found: dict[str, Enriched] = {}
-        slots = anyio.CapacityLimiter(_AT_ONCE)
-
-        async def ask(model_id: str) -> None:
-            async with slots:
-                found[model_id] = await self.one(model_id, refresh=refresh)
-
-        with anyio.move_on_after(limit_s):
-            async with anyio.create_task_group() as group:
-                for model_id in wanted:
-                    group.start_soon(ask, model_id)
-        for model_id in wanted:
-            if model_id not in found:
-                known = await to_thread.run_sync(self._read, model_id)
-                found[model_id] = self._tell(model_id, known, "the time for asking was over")
-        return {model_id: found[model_id] for model_id in wanted}
+        return await self._asked(model_id, known)
 
     def _why_not(self) -> str | None:
         """Why the Hub is not asked, if it is not."""
@@ -101,9 +77,9 @@ class Enricher:
             return "HF_HUB_OFFLINE is set"
         return self._why_quiet if self._clock_s() < self._quiet_until_s else None
 
-    async def _asked(self, model_id: str, known: Remembered | None, limit_s: float) -> Enriched:
+    async def _asked(self, model_id: str, known: Remembered | None) -> Enriched:
         try:
-            answer = await hf_hub.ask_within(self._settings, model_id, check_access=False, limit_s=limit_s)
+            answer = await hf_hub.ask_within(self._settings, model_id, check_access=False, limit_s=_ASK_LIMIT_S)
         except SuiteError as error:
             self._note_trouble(error)
             if not is_remembered(error.info):
@@ -142,17 +118,10 @@ class Enricher:
 
     def _write(self, known: Remembered) -> None:
         """A full or read-only disk costs the memory, not the answer."""
-        data = known.model_dump_json().encode()
-        if len(data) > _FILE_LIMIT_BYTES and known.answer is not None:
-            data = (
-                known.model_copy(update={"answer": known.answer.model_copy(update={"config": {}})})
-                .model_dump_json()
-                .encode()
-            )
         with suppress(OSError, SuiteError):
             prepare_state_dir(self._folder.parent)
             self._folder.mkdir(exist_ok=True, mode=0o700)
-            write_atomic(self._path(known.model_id), data)
+            write_atomic(self._path(known.model_id), known.model_dump_json().encode())
             self._written += 1
             if self._written % _PRUNE_EVERY == 1:
                 prune(self._folder, _MOST_FILES)

@@ -1,6 +1,7 @@
 """Reads the small files of one model, and the headers of its weights, into values that the core judges."""
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,16 +10,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from vllm_auto_discovery.core.abilities.model_files import CONFIG, TEMPLATE_FILE, TOKENIZER_CONFIG, ModelFiles
-from vllm_mcp_protocol.checkpoint_facts import ConfigFacts, config_facts
-from vllm_mcp_protocol.hf_cache import FoundModel
-from vllm_mcp_protocol.hf_inventory import CachedFile, CachedRevision, PlainModel
-from vllm_mcp_protocol.model_card import FRONT_MATTER_LIMIT_CHARS, ModelCard, read_model_card
+from vllm_mcp_protocol.checkpoint.card import FRONT_MATTER_LIMIT_CHARS, ModelCard, read_model_card
+from vllm_mcp_protocol.checkpoint.facts import ConfigFacts, config_facts
+from vllm_mcp_protocol.hf.cache import FoundModel
+from vllm_mcp_protocol.hf.inventory import CachedFile, CachedRevision, PlainModel
 from vllm_mcp_protocol.reading import printable, read_regular, reason
 from vllm_mcp_protocol.units import MIB
-from vllm_mcp_protocol.weight_files import read_gguf, read_safetensors
-from vllm_mcp_protocol.weight_headers import BadHeader
-from vllm_mcp_protocol.weight_names import weight_names
-from vllm_mcp_protocol.weight_summary import WeightSummary, summarize_gguf, summarize_safetensors
+from vllm_mcp_protocol.weights.files import read_gguf, read_safetensors
+from vllm_mcp_protocol.weights.headers import BadHeader
+from vllm_mcp_protocol.weights.names import weight_names
+from vllm_mcp_protocol.weights.summary import WeightSummary, summarize_gguf, summarize_safetensors
 
 _JSON_LIMIT_BYTES = 4 * MIB
 _TOKENIZER_LIMIT_BYTES = 16 * MIB
@@ -47,9 +48,12 @@ class InspectedWeights:
     """`file: what is wrong`, of the files whose header cannot be true."""
 
 
-def inspect(model: FoundModel) -> Inspected:
-    """Read what is small: configuration, tokenizer, templates, card. Never raises for what lies on disk."""
-    reader = _Reader(_held(model))
+def inspect(model: FoundModel, roots: Sequence[Path]) -> Inspected:
+    """Read what is small: configuration, tokenizer, templates, card. Never raises for what lies on disk.
+
+    Links in a plain folder may lead into `roots` and nowhere else: a template is shown to whoever asks.
+    """
+    reader = _Reader(_held(model), roots)
     config, tokenizer = reader.object(CONFIG), reader.object(TOKENIZER_CONFIG, _TOKENIZER_LIMIT_BYTES)
     preprocessor = reader.object("preprocessor_config.json") or reader.object("processor_config.json")
     card = read_model_card(reader.text("README.md", FRONT_MATTER_LIMIT_CHARS * 4) or "")
@@ -71,7 +75,7 @@ def inspect(model: FoundModel) -> Inspected:
         tokenizer=tokenizer or {},
         preprocessor=preprocessor or {},
         sentence=reader.object("sentence_bert_config.json") or {},
-        quantized=(reader.object("hf_quant_config.json") or {}).get("quantization") or {},
+        quantized=reader.object("hf_quant_config.json") or {},
     )
     return Inspected(files, facts, card, tuple(reader.warnings))
 
@@ -137,8 +141,9 @@ def _path(held: CachedRevision | PlainModel | None, file: CachedFile) -> str:
 class _Reader:
     """The small files of one model; what is wrong with them becomes a warning."""
 
-    def __init__(self, held: CachedRevision | PlainModel | None) -> None:
+    def __init__(self, held: CachedRevision | PlainModel | None, roots: Sequence[Path]) -> None:
         self._held = held
+        self._roots = [os.path.realpath(root) for root in roots]
         self.files = {file.name: file for file in held.files} if held is not None else {}
         self.warnings: list[str] = []
 
@@ -147,10 +152,20 @@ class _Reader:
         if name not in self.files:
             return None
         try:
-            return read_regular(_path(self._held, self.files[name]), limit_bytes).decode(errors="replace")
+            return read_regular(self._confined(name), limit_bytes).decode(errors="replace")
         except (OSError, ValueError) as error:
             self._warn(name, error)
             return None
+
+    def _confined(self, name: str) -> str:
+        """Where the file's content is; of a cache the scan has looked at its links. Raises ValueError for elsewhere."""
+        path = _path(self._held, self.files[name])
+        if not isinstance(self._held, PlainModel):
+            return path
+        real = os.path.realpath(path)
+        if any(real.startswith(f"{root}/") for root in self._roots):
+            return real
+        raise ValueError("it is a link to elsewhere; not followed")
 
     def json(self, name: str, limit_bytes: int = _JSON_LIMIT_BYTES) -> Any:
         """What a file of JSON holds; None when there is none that can be read."""

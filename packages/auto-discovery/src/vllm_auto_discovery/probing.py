@@ -71,7 +71,7 @@ async def probe(
     """What listens at every host and port, in the order named; `provider` is `nothing` where nobody does.
 
     `keys` are API keys by host and port; each goes to its own address only. Raises BadInput for what cannot be asked
-    (see `core.probe_targets.targets`), and nothing for what answers.
+    (see `targets`), and nothing for what answers.
     """
     wanted = targets(hosts, ports)
     found: dict[Target, FoundEngine] = {}

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from vllm_auto_discovery.workplace import Workplace
 from vllm_mcp_protocol.errors import NotThere, SuiteError
-from vllm_mcp_protocol.hf_cache import Catalog
+from vllm_mcp_protocol.hf.cache import Catalog
 from vllm_mcp_protocol.serving.results import compact_json
 from vllm_mcp_protocol.serving.server import SuiteServer
 
@@ -32,7 +32,7 @@ def register(server: SuiteServer, work: Workplace) -> None:
 
     @server.resource(MODELS_URI, name="models", title="Models on this machine", mime_type="application/json")
     async def models() -> str:
-        """What discover-models answers without arguments, the first page."""
+        """What discover-models with source=cache answers, the first page."""
         try:
             found = await discover(work, Wish("cache", None, None, fits=False, fresh=False), _MOST_MODELS, None)
         except SuiteError as error:
@@ -78,8 +78,10 @@ async def refresh_for_ever(server: SuiteServer, work: Workplace) -> None:
     while True:
         try:
             seen = await _fingerprints(work)
-        except (SuiteError, OSError) as error:
-            logger.warning("the background scan failed: %s", error)
+        except Exception as error:  # whatever it is, the tools go on
+            logger.warning(
+                "the background scan failed: %s", error, exc_info=not isinstance(error, SuiteError | OSError)
+            )
             seen = known
         for uri, mark in seen.items():
             if known and known.get(uri) != mark:

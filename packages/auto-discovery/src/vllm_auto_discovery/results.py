@@ -10,13 +10,14 @@ from vllm_auto_discovery.core.rows import DeviceRow, ModelRow, ModelState, Part
 from vllm_mcp_protocol.serving.results import ToolResult
 
 SyncStatus = Literal["written", "planned", "unchanged", "undone"]
-CheckStatus = Literal["ok", "damaged", "incomplete", "cancelled"]
+DeletionStatus = Literal["deleted", "planned", "partly_deleted"]
+CheckStatus = Literal["ok", "damaged", "incomplete"]
 
 
 class ModelsFound(ToolResult):
     models: list[ModelRow]
     total_count: int = Field(description="Models that match, on all pages")
-    counts: dict[str, int] = Field(description="How many there are of each status, whatever the filter")
+    counts: dict[str, int] = Field(description="How many of them there are of each status")
     devices: list[DeviceRow] = []
     vllm_version: str | None = Field(default=None, description="Installed vLLM that `supported` speaks of")
     next_cursor: str | None = Field(default=None, description="Give it as cursor to see more")
@@ -109,7 +110,7 @@ class EnginesFound(ToolResult):
 class DownloadResult(ToolResult):
     model_id: str
     revision: str | None = None
-    status: Literal["complete", "downloading", "planned", "cancelled"]
+    status: Literal["complete", "downloading", "cancelled"]
     download_id: str | None = Field(default=None, description="The same for everybody who waits for this download")
     bytes_done: int
     bytes_total: int | None
@@ -123,8 +124,7 @@ class DownloadResult(ToolResult):
 
 class DeletionResult(ToolResult):
     model_id: str
-    revision: str | None = None
-    status: Literal["deleted", "planned", "partly_deleted", "kept"]
+    status: DeletionStatus
     freed_mb: int = Field(description="Freed, or (planned) to be freed, MiB")
     freed_bytes: int
     revisions: list[str] = Field(description="Commits that go")
@@ -145,13 +145,14 @@ class VerificationResult(ToolResult):
     status: CheckStatus
     files_checked: int
     bytes_checked: int
+    compared_with: str = Field(description="Where the checksums and the list of files are from")
     corrupt: list[FileProblem] = []
     missing: list[FileProblem] = []
     partial: list[FileProblem] = []
     unchecked: list[str] = Field(default=[], description="Files without a checksum, the first few")
     seconds: float
     suggestion: str | None = None
-    warnings: list[str] = []
+    warnings: list[str] = Field(default=[], description="Lists that are longer than what is shown")
 
 
 class SyncedModel(Part):

@@ -6,14 +6,13 @@ from typing import Any, NamedTuple
 import anyio
 from anyio import to_thread
 
-from vllm_mcp_protocol import hf_hub
-from vllm_mcp_protocol.checkpoint_config import short_text
-from vllm_mcp_protocol.hf_refusals import explained, failures, unreachable
+from vllm_mcp_protocol.checkpoint.values import short_text
+from vllm_mcp_protocol.hf import site as hf_hub
+from vllm_mcp_protocol.hf.refusals import MISSHAPEN, explained, failures, unreachable
+from vllm_mcp_protocol.model_names import MODEL_ID
 from vllm_mcp_protocol.settings import Settings
 
 SEARCH_LIMIT_S = 15.0
-_MISSHAPEN = (TypeError, AttributeError, KeyError)
-"""What the library raises for an answer that no Hub would give."""
 
 
 class FoundAtHub(NamedTuple):
@@ -46,9 +45,14 @@ def _search(settings: Settings, words: str, limit: int) -> list[FoundAtHub]:
     api = HfApi(endpoint=endpoint, token=token, library_name="vllm-mcp")
     try:
         listed = list(api.list_models(search=words, sort="downloads", limit=limit, expand=["gated", "pipeline_tag"]))
-        return [_found(hf_hub.site(settings), info) for info in listed if short_text(info.id)]
-    except failures() + _MISSHAPEN as error:
+        return [_found(hf_hub.site(settings), info) for info in listed if _is_name(info.id)]
+    except failures() + MISSHAPEN as error:
         raise explained(error, hf_hub.asked(settings, words)) from error
+
+
+def _is_name(value: Any) -> bool:
+    """Is it one that could be downloaded? A mirror may list anything."""
+    return bool((name := short_text(value)) and MODEL_ID.fullmatch(name) and ".." not in name)
 
 
 def _found(site: str, info: Any) -> FoundAtHub:

@@ -10,7 +10,7 @@ from mcp.server import MCPServer
 
 from vllm_auto_discovery import __version__, resources
 from vllm_auto_discovery.description import DESCRIPTION
-from vllm_auto_discovery.tools import describe, discover, download, engines, keep, sync
+from vllm_auto_discovery.tools import delete, describe, discover, download, engines, sync, verify
 from vllm_auto_discovery.workplace import Workplace
 from vllm_mcp_protocol.audit import AuditLog
 from vllm_mcp_protocol.hub_client import Hub
@@ -47,7 +47,7 @@ def build_server(settings: Settings, hub: Hub | None = None, project_dir: Path |
         audit=lambda event, fields: log.write(event, server=DESCRIPTION.name, **fields),
         lifespan=lifespan,
     )
-    for module in (discover, describe, engines, download, keep, sync):
+    for module in (discover, describe, engines, download, verify, delete, sync):
         module.register(server, work)
     resources.register(server, work)
     return server

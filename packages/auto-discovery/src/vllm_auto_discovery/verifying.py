@@ -21,7 +21,7 @@ from vllm_auto_discovery.core.verification import (
     missing_files,
 )
 from vllm_mcp_protocol.errors import RevisionNotFound
-from vllm_mcp_protocol.hf_inventory import CachedFile, CachedRepo, CachedRevision
+from vllm_mcp_protocol.hf.inventory import CachedFile, CachedRepo, CachedRevision
 from vllm_mcp_protocol.reading import reason
 from vllm_mcp_protocol.units import MIB
 
@@ -151,8 +151,8 @@ class _Check:
 
     def _structure(self, file: CachedFile, path: str, size_bytes: int) -> FileCheck:
         """Without a checksum: does the header of a weight file fit the file?"""
-        from vllm_mcp_protocol.weight_files import read_gguf, read_safetensors
-        from vllm_mcp_protocol.weight_headers import BadHeader
+        from vllm_mcp_protocol.weights.files import read_gguf, read_safetensors
+        from vllm_mcp_protocol.weights.headers import BadHeader
 
         readers = {".safetensors": read_safetensors, ".gguf": read_gguf}
         read = readers.get(os.path.splitext(file.name)[1])

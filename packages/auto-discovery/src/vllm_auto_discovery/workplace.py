@@ -1,10 +1,10 @@
 """What the tools of one server share: its settings, the hub, the caches, vLLM's own tables. No globals."""
 
 import os
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import anyio
 from anyio import to_thread
@@ -18,14 +18,15 @@ from vllm_auto_discovery.probing import FoundEngine, probe_url
 from vllm_mcp_protocol.engine_env import facts_dir, find_executable
 from vllm_mcp_protocol.engine_models import known_models, read_models
 from vllm_mcp_protocol.errors import BadInput, ModelNotFound, SuiteError
-from vllm_mcp_protocol.hf_cache import Catalog, FoundModel, ModelCatalog
-from vllm_mcp_protocol.hf_inventory import CachedRepo
+from vllm_mcp_protocol.hf.cache import Catalog, FoundModel, ModelCatalog
+from vllm_mcp_protocol.hf.inventory import CachedRepo
 from vllm_mcp_protocol.hub_client import Hub
 from vllm_mcp_protocol.hub_config import read_config
 from vllm_mcp_protocol.model import EngineView, HubState
 from vllm_mcp_protocol.model_names import check_model_id, closest, is_path
 from vllm_mcp_protocol.paths import confine, hub_runs, model_cache_dirs, state_dir
 from vllm_mcp_protocol.settings import Settings
+from vllm_mcp_protocol.state_lock import is_held
 from vllm_mcp_protocol.vllm_models import VllmModels
 
 _Value = TypeVar("_Value")
@@ -43,6 +44,7 @@ class Workplace:
         self.project_dir = project_dir
         self.cache_dirs = model_cache_dirs(settings)
         self.enricher = Enricher(settings)
+        self._inspect = partial(inspect, roots=self.allowed_folders)
         self.catalog = ModelCatalog()
         self._inspected = _Memory[Inspected]()
         self._weights = _Memory[InspectedWeights]()
@@ -61,6 +63,10 @@ class Workplace:
     def live_engines(self, state: HubState | None) -> list[EngineView]:
         """Engines of which something runs, of this hub and those that it watches."""
         return live(state.engines) if state is not None else []
+
+    async def something_runs(self) -> bool:
+        """Does a hub live, or an engine that outlived its hub? The kernel's answer, for when no hub gives one."""
+        return await to_thread.run_sync(_something_runs, self.hub.folder)
 
     async def engines_mark(self) -> str:
         """Differs when the engines of the suite do; a hub that does not run is not started for it."""
@@ -91,17 +97,18 @@ class Workplace:
             self._weights.clear()
         return await to_thread.run_sync(partial(self.catalog.scan, self.cache_dirs, fresh=fresh))
 
-    async def require(self, model_id: str, revision: str | None = None) -> FoundModel:
+    async def require(self, model_id: str) -> FoundModel:
         """One model of the caches, or of a folder that may be looked into. Raises BadInput, PathNotAllowed,
         ModelNotFound with near misses."""
         check_model_id(model_id)
         if is_path(model_id):
             model_id = str(confine(model_id, self.allowed_folders, parameter="model_id"))
-        found = await to_thread.run_sync(partial(self.catalog.find, model_id, self.cache_dirs, revision))
+        found = await to_thread.run_sync(self.catalog.find, model_id, self.cache_dirs)
+        if found is None:  # only a scan shows a repository of which nothing but unfinished blobs is there
+            every = (await self.scan()).models
+            found = next((model for model in every if model.facts.model_id == model_id), None)
         if found is None:
-            found = self._without_snapshot(model_id, await self.scan()) if revision is None else None
-        if found is None:
-            raise await self._not_here(model_id, revision)
+            raise await self._not_here(model_id)
         return found
 
     async def require_repo(self, model_id: str) -> CachedRepo:
@@ -119,11 +126,7 @@ class Workplace:
         for repo in found.inventory.repos:
             if repo.repo_id == model_id and repo.kind == "model":
                 return repo
-        raise await self._not_here(model_id, None)
-
-    def forget(self, repo: CachedRepo) -> None:
-        """Something of it was deleted: look again."""
-        self.catalog.scan([Path(repo.path).parent])
+        raise await self._not_here(model_id)
 
     @property
     def allowed_folders(self) -> tuple[Path, ...]:
@@ -131,17 +134,12 @@ class Workplace:
         project = (self.project_dir,) if self.project_dir is not None else ()
         return (*self.cache_dirs, *project)
 
-    def _without_snapshot(self, model_id: str, found: Catalog) -> FoundModel | None:
-        """A repository of which only unfinished blobs are there."""
-        return next((model for model in found.models if model.facts.model_id == model_id), None)
-
-    async def _not_here(self, model_id: str, revision: str | None) -> ModelNotFound:
+    async def _not_here(self, model_id: str) -> ModelNotFound:
         names = [model.facts.model_id for model in (await self.scan()).models]
         close = closest(model_id, names)
-        at = f" at revision {revision}" if revision else ""
         similar = f" Similar names there: {', '.join(close)}." if close else ""
         return ModelNotFound(
-            f"{model_id}{at} is not in {', '.join(map(str, self.cache_dirs))}.{similar}",
+            f"{model_id} is not in {', '.join(map(str, self.cache_dirs))}.{similar}",
             model_id=model_id,
             cache_dirs=[str(folder) for folder in self.cache_dirs],
             similar=close,
@@ -152,15 +150,21 @@ class Workplace:
 
     async def inspect(self, models: Sequence[FoundModel]) -> list[Inspected]:
         """Their small files, read in one go; those that did not change since are remembered."""
-        return await to_thread.run_sync(lambda: [self._inspected.get(model, inspect) for model in models])
+        return await to_thread.run_sync(lambda: [self._inspected.get(model, self._inspect) for model in models])
 
     async def inspect_weights(self, models: Sequence[FoundModel]) -> list[InspectedWeights]:
         """The headers of their weights."""
 
         def read(model: FoundModel) -> InspectedWeights:
-            return inspect_weights(model, self._inspected.get(model, inspect).config.quantization_bits)
+            return inspect_weights(model, self._inspected.get(model, self._inspect).config.quantization_bits)
 
         return await to_thread.run_sync(lambda: [self._weights.get(model, read) for model in models])
+
+    def blind_spots(self, wanted: str | None) -> list[str]:
+        """Why a search by what models can do would find nothing, if it would."""
+        if wanted is None or self.settings.enable_capability_detection:
+            return []
+        return [f"ENABLE_CAPABILITY_DETECTION is false, so no model is shown to have {wanted}"]
 
     async def claims(self, models: Sequence[FoundModel], *, ask_vllm: bool) -> list[tuple[Capability, ...]]:
         """What each can do. `ask_vllm`: the installed vLLM may be asked for its tables, once (about 10 s)."""
@@ -187,22 +191,36 @@ class Workplace:
         return (read_models if ask else known_models)(executable, facts_dir(self.settings))
 
 
+def _something_runs(folder: Path) -> bool:
+    try:
+        return any(is_held(path) for path in (folder / "hub.lock", *(folder / "engines").glob("*/lock")))
+    except OSError:
+        return True  # what cannot be looked at may run
+
+
 def _path_variable() -> Mapping[str, str]:
     """Where the hub would find a vllm command that nobody configured."""
     return {"PATH": os.environ["PATH"]} if "PATH" in os.environ else {}
 
 
-class _Memory(dict[str, tuple[Hashable, _Value]]):
+class _Memory(Generic[_Value]):
     """What was made of a model, for as long as the scan gives the same object for its files."""
 
-    def get(self, model: FoundModel, make: Callable[[FoundModel], _Value]) -> _Value:  # type: ignore[override]
+    def __init__(self) -> None:
+        self._made: dict[str, tuple[object, _Value]] = {}
+        """By path: the `source` that it was made of, and the value."""
+
+    def get(self, model: FoundModel, make: Callable[[FoundModel], _Value]) -> _Value:
         """The value of `model`, made when it is not known."""
         key = model.facts.path or model.facts.model_id
-        known = super().get(key)
+        known = self._made.get(key)
         if known is not None and known[0] is model.source:
             return known[1]
-        if len(self) >= _MOST_REMEMBERED:
+        if len(self._made) >= _MOST_REMEMBERED:
             self.clear()
         value = make(model)
-        self[key] = (model.source, value)
+        self._made[key] = (model.source, value)
         return value
+
+    def clear(self) -> None:
+        self._made.clear()

@@ -11,7 +11,7 @@ from pathlib import Path
 from vllm_mcp import make_tiny_models
 from vllm_mcp.make_tiny_models import MODELS, ORG, STAMP
 from vllm_mcp_protocol.errors import BadInput, VllmNotInstalled
-from vllm_mcp_protocol.hf_cache import find
+from vllm_mcp_protocol.hf.cache import find
 
 _MAKING_LIMIT_S = 300.0
 """8 s here with compiled bytecode; most of it imports torch and transformers."""

@@ -4,7 +4,8 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from vllm_mcp_protocol import checkpoint_config, hf_cache, hf_hub
+from vllm_mcp_protocol.checkpoint import config as checkpoint_config
+from vllm_mcp_protocol.checkpoint.values import short_text
 from vllm_mcp_protocol.errors import (
     BadCheckpoint,
     BadInput,
@@ -15,6 +16,8 @@ from vllm_mcp_protocol.errors import (
     Offline,
     RevisionNotFound,
 )
+from vllm_mcp_protocol.hf import cache as hf_cache
+from vllm_mcp_protocol.hf import site as hf_hub
 from vllm_mcp_protocol.model import ModelFacts
 from vllm_mcp_protocol.model_names import check_model_id, closest, is_path
 from vllm_mcp_protocol.paths import confine
@@ -122,7 +125,7 @@ def _facts(answer: hf_hub.HubModel) -> ModelFacts:
         complete=False,
         weights_bytes=weights_bytes({file.name: file.size_bytes for file in answer.files}),
         architectures=checkpoint_config.architectures(config),
-        model_type=checkpoint_config.short_text(config.get("model_type")),
+        model_type=short_text(config.get("model_type")),
         quantization=checkpoint_config.quantization(config),
         has_chat_template=isinstance(tokenizer, dict) and bool(tokenizer.get("chat_template")),
     )

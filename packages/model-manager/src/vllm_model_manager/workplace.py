@@ -9,8 +9,8 @@ import anyio
 import anyio.lowlevel
 from anyio import to_thread
 
-from vllm_mcp_protocol import hf_cache
 from vllm_mcp_protocol.errors import SuiteError
+from vllm_mcp_protocol.hf import cache as hf_cache
 from vllm_mcp_protocol.hub_client import Hub
 from vllm_mcp_protocol.model import EngineEnvironment, EngineView, HubState, ModelFacts
 from vllm_mcp_protocol.paths import model_cache_dirs, state_dir
@@ -34,6 +34,7 @@ class Workplace:
         self.cache_dirs = model_cache_dirs(settings)
         self.probes: dict[str, str] = {}
         """Engine id → its answer to the probe before it went to sleep."""
+        self._catalog = hf_cache.ModelCatalog()
         self._attached_to: int | None = None
         self._attach_warnings: list[str] = []
         self._attaching = anyio.Lock()
@@ -70,11 +71,11 @@ class Workplace:
 
     async def scan(self) -> hf_cache.CacheScan:
         """Every model of the caches."""
-        return await to_thread.run_sync(hf_cache.scan, self.cache_dirs)
+        return await to_thread.run_sync(hf_cache.scan, self.cache_dirs, self._catalog)
 
     async def find(self, model_id: str, revision: str | None = None) -> ModelFacts | None:
         """Facts of one model of the caches."""
-        return await to_thread.run_sync(partial(hf_cache.find, model_id, self.cache_dirs, revision))
+        return await to_thread.run_sync(partial(hf_cache.find, model_id, self.cache_dirs, revision, self._catalog))
 
     def environment(self, facts: ModelFacts | None = None) -> EngineEnvironment:
         """What the settings add to the environment of an engine for the model of `facts`.

@@ -20,6 +20,8 @@ _IN_HOME = {
     Client.CLAUDE_CODE: ("settings.json",),
 }
 _SUFFIXES = (".json", ".jsonc")
+_LONGEST_NAME_BYTES = 200
+"""Of 255 that a file system takes; the new text is written beside it under a longer name."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +70,10 @@ def config_path(client: Client, where: Places, path: str | None = None) -> Path:
 
 
 def _fitting(path: Path) -> Path:
-    if path.suffix not in _SUFFIXES or path.is_dir():
+    if path.suffix not in _SUFFIXES or len(path.name.encode(errors="replace")) > _LONGEST_NAME_BYTES or path.is_dir():
         raise PathNotAllowed(
             f"{str(path).encode(errors='backslashreplace').decode()} is no file whose name ends in .json or .jsonc.",
             parameter="path",
-            suggestion="Give the client's configuration file, or leave path out to take the usual one.",
+            suggestion="give the client's configuration file, or leave path out to take the usual one",
         )
     return path

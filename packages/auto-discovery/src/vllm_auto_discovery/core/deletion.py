@@ -4,8 +4,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from vllm_mcp_protocol.errors import RevisionNotFound
-from vllm_mcp_protocol.hf_inventory import CachedRepo, CachedRevision
+from vllm_mcp_protocol.hf.inventory import CachedRepo, CachedRevision
 from vllm_mcp_protocol.units import format_bytes
+
+_NAMED = 5
 
 LEFTOVERS = ".deleting"
 """Folder within a repository for snapshots whose deletion has begun; no scan takes it for a revision."""
@@ -33,7 +35,6 @@ class DeletionPlan:
     """What goes and what stays. Names are relative to `path`."""
 
     repo_id: str
-    kind: str
     path: str
     """The repository's folder."""
     commits: tuple[str, ...]
@@ -72,11 +73,16 @@ class DeletionPlan:
         if self.unfinished_bytes:
             lines.append(f"{format_bytes(self.unfinished_bytes)} of it are downloads that have not ended.")
         if self.kept_bytes:
-            lines.append(f"{format_bytes(self.kept_bytes)} stay: {', '.join(self.kept_for)} uses the same files.")
+            lines.append(f"{format_bytes(self.kept_bytes)} stay: {_some(self.kept_for)} uses the same files.")
         if self.store_bytes:
             shared = format_bytes(self.store_bytes)
             lines.append(f"Up to {shared} more are shared in the cache, freed if no other repository uses them.")
         return tuple(lines)
+
+
+def _some(commits: Sequence[str]) -> str:
+    more = len(commits) - _NAMED
+    return ", ".join(commits[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def plan_deletion(
@@ -104,7 +110,6 @@ def plan_deletion(
     own_bytes = sum(size for name, size in gone.items() if name not in linked)
     return DeletionPlan(
         repo_id=repo.repo_id,
-        kind=repo.kind,
         path=repo.path,
         commits=tuple(one.commit for one in going),
         refs=tuple((name, at) for name, at in repo.refs if whole or at == commit),

@@ -1,9 +1,8 @@
 """What the Hub said of a model, how old that is, and when it is asked again. Pure."""
 
 import re
-from collections.abc import Mapping
 from hashlib import sha256
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -15,8 +14,6 @@ NEGATIVE_TTL_S = 900.0
 
 _REMEMBERED = ("MODEL_NOT_FOUND", "REVISION_NOT_FOUND", "GATED_REPOSITORY", "HF_UNAUTHORIZED", "INVALID_ARGUMENT")
 """Refusals that say something of the model. The others say something of the network or of the moment."""
-
-Next = Literal["ask", "keep"]
 
 
 class Metadata(BaseModel):
@@ -37,7 +34,6 @@ class Metadata(BaseModel):
     last_modified: str | None = None
     size_bytes: int | None = None
     """Of all files at that commit."""
-    config: Mapping[str, Any] = {}
 
 
 class Remembered(BaseModel):

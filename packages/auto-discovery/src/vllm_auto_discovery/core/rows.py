@@ -44,6 +44,7 @@ class ModelRow(Part):
     dtype: str | None = None
     context_window: int | None = Field(default=None, description="Tokens")
     capabilities: list[str] = Field(default=[], description="What is proved; see get-model-capabilities")
+    task: str | None = Field(default=None, description="What the Hub says it is for; of status remote only")
     supported: Answer = Field(default="unknown", description="Does the installed vLLM have the architecture?")
     fits_on: list[str] = Field(default=[], description="Devices that can hold it when nothing else runs")
     served_by: list[str] = Field(default=[], description="Engines that serve it now")
@@ -220,11 +221,6 @@ def matches(row_id: str, query: str | None) -> bool:
     """Do all words of a query stand in the name? Upper and lower case are alike."""
     words = (query or "").lower().split()
     return all(word in row_id.lower() for word in words)
-
-
-def row_bytes(row: ModelRow) -> int:
-    """What the row takes in a list of JSON."""
-    return len(row.model_dump_json().encode()) + 1
 
 
 def row_key(row: ModelRow) -> str:

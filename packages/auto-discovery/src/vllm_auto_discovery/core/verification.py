@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from vllm_mcp_protocol.hf_inventory import UnfinishedBlob
+from vllm_mcp_protocol.hf.inventory import UnfinishedBlob
 from vllm_mcp_protocol.units import format_bytes
 
 Status = Literal["ok", "unchecked", "corrupt", "missing", "unreadable"]

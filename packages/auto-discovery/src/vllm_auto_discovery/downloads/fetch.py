@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from vllm_auto_discovery.core.downloads.jobs import Spec, WantedFile, backoff_s, stopped
-from vllm_mcp_protocol import hf_hub, hf_refusals
 from vllm_mcp_protocol.errors import DownloadFailed, HuggingFaceRateLimited, HuggingFaceUnreachable, SuiteError
 from vllm_mcp_protocol.files import NO_ROOM, disk_error
+from vllm_mcp_protocol.hf import refusals as hf_refusals
+from vllm_mcp_protocol.hf import site as hf_hub
 from vllm_mcp_protocol.settings import Settings
 from vllm_mcp_protocol.units import MIB
 

@@ -1,7 +1,7 @@
 """Downloads, as a server sees them: start one or join it, look, wait, cancel.
 
 A client kills its servers without warning, so the work is done by a process of its own (`worker`), which a later
-call, of this or of another server, finds again by its folder (`download_folder`).
+call, of this or of another server, finds again by its folder (`folder.JobFolder`).
 """
 
 import os
@@ -10,7 +10,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -30,8 +31,10 @@ from vllm_auto_discovery.core.downloads.jobs import (
 )
 from vllm_auto_discovery.downloads.fetch import have_bytes, repo_folder
 from vllm_auto_discovery.downloads.folder import JobFolder, downloads_dir, job_folder, job_folders, prune
-from vllm_mcp_protocol import hf_cache, hf_hub
-from vllm_mcp_protocol.errors import FilesInUse, PathNotAllowed, error_from_info
+from vllm_mcp_protocol.errors import FilesInUse, PathNotAllowed, StateDirRefused, error_from_info
+from vllm_mcp_protocol.files import NO_ROOM, disk_error
+from vllm_mcp_protocol.hf import cache as hf_cache
+from vllm_mcp_protocol.hf import site as hf_hub
 from vllm_mcp_protocol.model_names import check_model_id, is_path
 from vllm_mcp_protocol.paths import model_cache_dirs, prepare_state_dir, state_dir, user_home
 from vllm_mcp_protocol.settings import Settings
@@ -64,13 +67,15 @@ async def start_or_join(
 
     `files`: names or globs; without them, what vLLM needs. What earlier ones fetched is not fetched again.
     Raises BadInput, Offline, DiskFull, FileNotInRepository, ModelNotFound, RevisionNotFound, GatedRepository,
-    HuggingFaceUnauthorized, HuggingFaceRateLimited or HuggingFaceUnreachable: then nothing was started.
+    HuggingFaceUnauthorized, HuggingFaceRateLimited, HuggingFaceUnreachable or StateDirRefused: then nothing was
+    started.
     """
     check_model_id(model_id)
     cache = model_cache_dirs(settings)[0].absolute()
     folder = JobFolder(downloads_dir(settings) / job_name(model_id, revision or "main", files, str(cache)))
-    if folder.held():
-        return folder.look(joined=True)
+    with _kept(settings):
+        if folder.held():
+            return folder.look(joined=True)
     if settings.hf_hub_offline and not is_path(model_id):
         return await _offline(settings, model_id, revision, files)
     answer = await hf_hub.ask_within(settings, model_id, revision)
@@ -170,16 +175,33 @@ def _plan(answer: hf_hub.HubModel, revision: str, patterns: Sequence[str] | None
 
 def _start(settings: Settings, folder: JobFolder, spec: Spec) -> Download:
     prepare_state_dir(state_dir(settings))
-    lock = folder.take(inheritable=True)
-    if lock is None:
-        return folder.look(joined=True)
+    with _kept(settings):
+        lock = folder.take(inheritable=True)
+        if lock is None:
+            return folder.look(joined=True)
+        try:
+            folder.begin(spec)
+            _spawn(settings, folder, lock)
+        finally:
+            os.close(lock)
+        prune(settings, _KEEP_FOLDERS)
+        return folder.look()
+
+
+@contextmanager
+def _kept(settings: Settings) -> Iterator[None]:
+    """For work in the folders of downloads. Raises DiskFull or StateDirRefused for what the disk refuses."""
     try:
-        folder.begin(spec)
-        _spawn(settings, folder, lock)
-    finally:
-        os.close(lock)
-    prune(settings, _KEEP_FOLDERS)
-    return folder.look()
+        yield
+    except OSError as error:
+        folder = downloads_dir(settings)
+        if error.errno in NO_ROOM:
+            raise disk_error(error, folder) from error
+        raise StateDirRefused(
+            f"Downloads cannot be kept in {folder}: {error.strerror or error}.",
+            path=str(error.filename or folder),
+            suggestion=f"make {folder} a folder that you may write to, or set VLLM_HUB_DIR to another one",
+        ) from error
 
 
 def _spawn(settings: Settings, folder: JobFolder, lock: int) -> None:

@@ -2,13 +2,15 @@
 
 import time
 from dataclasses import asdict
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, get_args
 
 from pydantic import Field
 
 from vllm_auto_discovery import parameters as p
 from vllm_auto_discovery.core import rows
 from vllm_auto_discovery.core.abilities.claims import Capability
+from vllm_auto_discovery.core.abilities.inputs import InputName
+from vllm_auto_discovery.core.bounds import bounded, row_bytes
 from vllm_auto_discovery.core.engines import rows as engine_rows
 from vllm_auto_discovery.core.metadata import Enriched
 from vllm_auto_discovery.inspection import Inspected, InspectedWeights
@@ -21,17 +23,20 @@ from vllm_auto_discovery.results import (
     Revision,
     Source,
 )
-from vllm_auto_discovery.tools.discover import bounded
 from vllm_auto_discovery.workplace import Workplace
-from vllm_mcp_protocol.hf_cache import FoundModel
-from vllm_mcp_protocol.hf_inventory import CachedRepo
+from vllm_mcp_protocol.hf.cache import FoundModel
+from vllm_mcp_protocol.hf.inventory import CachedRepo
+from vllm_mcp_protocol.reading import printable
 from vllm_mcp_protocol.serving.paging import page
 from vllm_mcp_protocol.serving.server import READ, SuiteServer, open_world
 from vllm_mcp_protocol.units import to_mib
 
 _TEMPLATE_CHARS = 2000
 _SHOWN_NAMES = 20
-Modality = Literal["vision", "audio", "video"]
+_SHOWN_REFS = 5
+_LIMIT_BYTES = 19_000
+_EXPENDABLE = ("chat_template", "hub", "card", "missing", "revisions", "weights", "config", "sources")
+"""What may be left out of an answer that would be too long, the first first."""
 
 
 def register(server: SuiteServer, work: Workplace) -> None:
@@ -48,7 +53,7 @@ def register(server: SuiteServer, work: Workplace) -> None:
         model = await work.require(model_id)
         (seen,), (weights,) = await work.inspect([model]), await work.inspect_weights([model])
         hub = await work.enricher.one(model.facts.model_id, refresh=refresh)
-        return metadata_result(model, seen, weights, hub)
+        return shortened(metadata_result(model, seen, weights, hub))
 
     @server.tool("get-model-capabilities", title="What a model can do", annotations=READ)
     async def get_model_capabilities(model_id: p.ModelName) -> CapabilitiesResult:
@@ -62,19 +67,20 @@ def register(server: SuiteServer, work: Workplace) -> None:
 
     @server.tool("get-multimodal-capabilities", title="Models that see or hear", annotations=READ)
     async def get_multimodal_capabilities(
-        modality: Annotated[Modality | None, Field(description="Only models that take this (default: any)")] = None,
+        modality: Annotated[InputName | None, Field(description="Only models that take this (default: any)")] = None,
     ) -> MultimodalResult:
         """List the models here that take images, audio or video, with the evidence, and which engines serve them."""
         found = (await work.scan()).models
         claims = await work.claims(found, ask_vllm=True)
         state, warnings = await work.hub_state()
+        warnings += work.blind_spots(modality or "vision, audio or video")
         served = engine_rows.served_models(work.live_engines(state))
         listed = [
             row
             for model, of_model in zip(found, claims, strict=True)
             if (row := _multimodal_row(model, of_model, modality, served.get(model.facts.model_id, []))) is not None
         ]
-        shown, _ = page(listed, limit=200, cursor=None, key=lambda row: row.id, size=_multimodal_bytes)
+        shown, _ = page(listed, limit=200, cursor=None, key=lambda row: row.id, size=row_bytes)
         return MultimodalResult(
             modality=modality or "any", models=shown, total_count=len(listed), warnings=bounded(warnings)
         )
@@ -100,7 +106,7 @@ def metadata_result(model: FoundModel, seen: Inspected, weights: InspectedWeight
         config=_filled(asdict(seen.config) | {"generation": None}),
         weights=_weights(weights),
         tokenizer=_filled({"class": seen.config.tokenizer_class, "templates": list(seen.config.chat_templates)}),
-        chat_template=template[0][:_TEMPLATE_CHARS] if template else None,
+        chat_template=printable(template[0][:_TEMPLATE_CHARS]) if template else None,
         generation=_filled(asdict(seen.config.generation) | {"eos_tokens": seen.config.generation.eos_tokens or None}),
         card=_filled(asdict(seen.card) | {"tags": list(seen.card.tags)[:_SHOWN_NAMES], "languages": None}),
         hub=_hub(hub),
@@ -109,11 +115,22 @@ def metadata_result(model: FoundModel, seen: Inspected, weights: InspectedWeight
     )
 
 
+def shortened(result: MetadataResult) -> MetadataResult:
+    """The same within the limit of a tool's answer: what does not fit is left out, and a warning says so."""
+    for name in _EXPENDABLE:
+        if row_bytes(result) <= _LIMIT_BYTES:
+            break
+        nothing = MetadataResult.model_fields[name].default
+        told = [f"{name} is left out: the answer would be too long", *result.warnings]
+        result = result.model_copy(update={name: nothing, "warnings": told})
+    return result
+
+
 def _revisions(repo: CachedRepo | None, model: FoundModel) -> list[Revision]:
     return [
         Revision(
             commit=one.commit,
-            refs=list(one.refs),
+            refs=list(one.refs[:_SHOWN_REFS]),
             files=len(one.files),
             size_mb=to_mib(one.size_bytes),
             complete=not one.missing and (model.facts.complete if one is model.revision else True),
@@ -200,10 +217,11 @@ def _claim(one: Capability) -> Claim:
 
 
 def _multimodal_row(
-    model: FoundModel, claims: tuple[Capability, ...], modality: Modality | None, served_by: list[str]
+    model: FoundModel, claims: tuple[Capability, ...], modality: InputName | None, served_by: list[str]
 ) -> MultimodalModel | None:
-    modalities: tuple[Modality, ...] = ("vision", "audio", "video")
-    taken = [one for name in modalities if (one := rows.claim(claims, name)) is not None and one.value == "yes"]
+    taken = [
+        one for name in get_args(InputName) if (one := rows.claim(claims, name)) is not None and one.value == "yes"
+    ]
     if not taken or (modality is not None and modality not in {one.name for one in taken}):
         return None
     supported = rows.claim(claims, "supported")
@@ -215,7 +233,3 @@ def _multimodal_row(
         evidence="; ".join(one.evidence for one in taken)[:300],
         served_by=served_by,
     )
-
-
-def _multimodal_bytes(row: MultimodalModel) -> int:
-    return len(row.model_dump_json().encode()) + 1

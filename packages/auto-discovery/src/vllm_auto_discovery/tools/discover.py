@@ -10,19 +10,19 @@ from pydantic import Field
 from vllm_auto_discovery import parameters as p
 from vllm_auto_discovery.core import rows
 from vllm_auto_discovery.core.abilities.claims import CapabilityName
+from vllm_auto_discovery.core.bounds import bounded, row_bytes
 from vllm_auto_discovery.core.engines import rows as engine_rows
 from vllm_auto_discovery.core.rows import ModelRow, Subject
 from vllm_auto_discovery.results import ModelsFound
 from vllm_auto_discovery.searching import search
 from vllm_auto_discovery.workplace import Workplace
 from vllm_mcp_protocol.errors import BadInput
-from vllm_mcp_protocol.hf_cache import FoundModel
+from vllm_mcp_protocol.hf.cache import FoundModel
 from vllm_mcp_protocol.memory_needs import where_it_fits
 from vllm_mcp_protocol.model import Device, EngineView, HubState
 from vllm_mcp_protocol.serving.paging import page
 from vllm_mcp_protocol.serving.server import READ, SuiteServer, open_world
 
-_SHOWN_WARNINGS = 8
 _MOST_REMOTE = 20
 Where = Literal["all", "cache", "engines", "endpoints", "hub"]
 
@@ -71,6 +71,7 @@ async def discover(work: Workplace, wish: Wish, limit: int, cursor: str | None) 
     if wish.where == "hub":
         return await _search_hub(work, wish, limit)
     state, warnings = await work.hub_state()
+    warnings += work.blind_spots(wish.capability)
     subjects: list[Subject] = []
     if wish.where in ("all", "cache"):
         found = await work.scan(fresh=wish.fresh)
@@ -81,8 +82,8 @@ async def discover(work: Workplace, wish: Wish, limit: int, cursor: str | None) 
     listed += _served_elsewhere(wish, work.live_engines(state), {row.id for row in listed})
     if wish.where in ("all", "endpoints") and not wish.fits and wish.capability is None:
         listed += await _offered_at_endpoints(work, wish)
-    listed.sort(key=_order)
-    shown, next_cursor = page(listed, limit=limit, cursor=cursor, key=rows.row_key, size=rows.row_bytes)
+    listed = sorted({rows.row_key(row): row for row in reversed(listed)}.values(), key=_order)
+    shown, next_cursor = page(listed, limit=limit, cursor=cursor, key=rows.row_key, size=row_bytes)
     vllm = await work.vllm_models(ask=False)
     return ModelsFound(
         models=shown,
@@ -172,17 +173,11 @@ async def _search_hub(work: Workplace, wish: Wish, limit: int) -> ModelsFound:
             id=one.model_id,
             status="remote",
             where=one.url,
-            capabilities=[one.pipeline_tag] if one.pipeline_tag else [],
+            task=one.pipeline_tag,
             load={"model_id": one.model_id} if not one.gated else None,
             why_not=f"gated: accept the terms at {one.url}, and set HF_TOKEN" if one.gated else None,
         )
         for one in found
     ]
-    return ModelsFound(models=listed, total_count=len(listed), counts={"remote": len(listed)})
-
-
-def bounded(warnings: Sequence[str]) -> list[str]:
-    """The first few, and how many more there are."""
-    shown = [warning[:300] for warning in warnings[:_SHOWN_WARNINGS]]
-    more = len(warnings) - len(shown)
-    return [*shown, f"… and {more} more"] if more else shown
+    more = [f"the {_MOST_REMOTE} most downloaded; more words find others"] if len(listed) == _MOST_REMOTE else []
+    return ModelsFound(models=listed, total_count=len(listed), counts={"remote": len(listed)}, warnings=more)

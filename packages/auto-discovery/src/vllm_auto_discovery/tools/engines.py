@@ -5,6 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from vllm_auto_discovery.core.bounds import bounded, row_bytes
 from vllm_auto_discovery.core.engines.probe_targets import COMMON_PORTS, LOOPBACK, MAX_HOSTS, MAX_PORTS
 from vllm_auto_discovery.core.engines.rows import EngineKind, EngineRow, found_row, managed_row
 from vllm_auto_discovery.probing import FoundEngine, probe
@@ -45,7 +46,8 @@ async def find_engines(work: Workplace, ports: Sequence[int], hosts: Sequence[st
     wanted = list(ports or (COMMON_PORTS if hosts else ()))
     found = await probe(list(hosts) or [LOOPBACK], wanted) if wanted else []
     state, warnings = await work.hub_state()
-    rows = [managed_row(view) for view in work.live_engines(state)]
+    vllm = await work.vllm_models(ask=False)
+    rows = [managed_row(view, vllm.version if vllm else None) for view in work.live_engines(state)]
     known = {row.address.removesuffix("/v1") for row in rows}
     configured = [one for one in await work.configured_engines() if one.url not in known]
     known |= {one.url for one in configured}
@@ -57,18 +59,13 @@ async def find_engines(work: Workplace, ports: Sequence[int], hosts: Sequence[st
         total_count=len(rows),
         probed=len(found),
         silent=sum(not one.listens for one in found),
-        warnings=warnings,
+        warnings=bounded(warnings),
     )
 
 
 def found_rows(kind: EngineKind, found: Sequence[FoundEngine]) -> list[EngineRow]:
     """Rows of what was asked directly."""
     return [found_row(kind, one.url, one) for one in found]
-
-
-def row_bytes(row: EngineRow) -> int:
-    """What the row takes in a list of JSON."""
-    return len(row.model_dump_json().encode()) + 1
 
 
 def _usual() -> str:

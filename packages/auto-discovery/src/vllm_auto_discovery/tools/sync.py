@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,11 +12,12 @@ from pydantic import Field
 from vllm_auto_discovery import parameters as p
 from vllm_auto_discovery.clients import files as client_files
 from vllm_auto_discovery.clients.files import Change, Synced
-from vllm_auto_discovery.clients.places import config_path, places
+from vllm_auto_discovery.clients.places import Places, config_path, places
 from vllm_auto_discovery.core.abilities.claims import Capability
+from vllm_auto_discovery.core.bounds import bounded, fitting
 from vllm_auto_discovery.core.clients.offers import Offer, of_engines, of_server
 from vllm_auto_discovery.core.clients.plans import Client, ListedModel
-from vllm_auto_discovery.core.clients.servable import Endpoint, KeyVariable, ServableModel
+from vllm_auto_discovery.core.clients.servable import Endpoint, KeyVariable
 from vllm_auto_discovery.probing import probe_url
 from vllm_auto_discovery.results import SyncedModel, SyncResult, SyncStatus
 from vllm_auto_discovery.workplace import Workplace
@@ -23,7 +25,7 @@ from vllm_mcp_protocol.errors import BadInput, ModelNotLoaded
 from vllm_mcp_protocol.serving.server import WRITE, SuiteServer
 
 GATEWAY = "http://127.0.0.1:8099"
-_SHOWN_MODELS = 50
+_LIST_BYTES = 4000
 _NOTHING_SERVED = "no model is served now, so none is listed: load-model with port=8000, then call again"
 Through = Literal["auto", "gateway", "engines"]
 
@@ -50,7 +52,7 @@ def register(server: SuiteServer, work: Workplace) -> None:
         capabilities; everything else in the file stays byte for byte. Shows the diff; undo takes it back.
         """
         chosen = Client(client)
-        target = config_path(chosen, places(_project(work), os.environ), path)
+        target = config_path(chosen, _places(work, chosen, path), path)
         if undo:
             change = await to_thread.run_sync(
                 lambda: client_files.undo(target, work.hub.folder, dry_run=dry_run, force=force)
@@ -64,13 +66,17 @@ def register(server: SuiteServer, work: Workplace) -> None:
         return synced_result(chosen, synced, offer)
 
 
-def _project(work: Workplace) -> Path:
-    if work.project_dir is None:
+def _places(work: Workplace, client: Client, path: str | None) -> Places:
+    """Where files may be changed; without a project only the client's own folder, when a path is given."""
+    if work.project_dir is not None:
+        return places(work.project_dir, os.environ)
+    if path is None:
         raise BadInput(
             "The server runs in /, which is no project: there is no project's configuration to write.",
             suggestion="start the server in the project's folder, as clients do, or give path",
         )
-    return work.project_dir
+    own = places(Path.home(), os.environ)
+    return replace(own, project=own.config[client])
 
 
 def _check_offer(offer: Offer) -> None:
@@ -123,21 +129,20 @@ def synced_result(client: Client, synced: Synced, offer: Offer) -> SyncResult:
         client=client,
         path=str(change.path),
         status=status,
-        models=[_synced(one) for one in plan.listed[:_SHOWN_MODELS]],
-        left_out=[*offer.left_out, *plan.left_out][:_SHOWN_MODELS],
+        models=fitting([_synced(one) for one in plan.listed], _LIST_BYTES),
+        left_out=bounded([*offer.left_out, *plan.left_out]),
         diff=change.diff,
         undo=f"sync-client-config with client={client} and undo=true" if change.done else None,
-        warnings=[*plan.warnings, *([] if plan.listed else [_NOTHING_SERVED])],
+        warnings=bounded([*([] if plan.listed else [_NOTHING_SERVED]), *plan.warnings]),
     )
 
 
 def _synced(one: ListedModel) -> SyncedModel:
-    model: ServableModel = one.model
     return SyncedModel(
-        id=model.model_id,
+        id=one.model.model_id,
         provider=one.provider,
-        context_window=model.context_window_tokens,
-        capabilities=list(model.capabilities),
+        context_window=one.model.context_window_tokens,
+        capabilities=list(one.model.capabilities),
     )
 
 

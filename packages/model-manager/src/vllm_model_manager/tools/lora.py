@@ -134,7 +134,7 @@ def _local_folder(work: Workplace, lora_path: str) -> Path:
 
 
 def _missing(work: Workplace, lora_path: str) -> LoraNotFound:
-    from vllm_mcp_protocol import hf_cache
+    from vllm_mcp_protocol.hf import cache as hf_cache
 
     known = [facts.model_id for facts in hf_cache.scan(work.cache_dirs).models if facts.is_adapter]
     close = closest(lora_path, known)

@@ -43,8 +43,7 @@ class Support:
     served_as: str | None = None
     """The name in vLLM's registry; None when it has none."""
     kinds: frozenset[ArchitectureKind] = frozenset()
-    conversion: str | None = None
-    """How vLLM turns the class `served_as` into the one wanted: ``embed`` or ``classify``."""
+    """What `served_as` is for; where vLLM converts its class, what it is made into."""
 
 
 def support(files: ModelFiles, vllm: VllmModels | None) -> Support:
@@ -75,7 +74,7 @@ def _converted(name: str, vllm: VllmModels) -> Support | None:
     if base is None:
         return None
     kinds: frozenset[ArchitectureKind] = frozenset({"classify" if rule[2] == "classify" else "embed"})
-    return Support("yes", f"{vllm.label}: serves {name} by its class {base}, converted", base, kinds, rule[2])
+    return Support("yes", f"{vllm.label}: serves {name} by its class {base}, converted", base, kinds)
 
 
 def _not_registered(files: ModelFiles, name: str, vllm: VllmModels) -> Support:

@@ -5,14 +5,15 @@ answer. Nothing is concluded from the name of the repository.
 """
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import get_args
 
 from vllm_auto_discovery.core.abilities import conversation
 from vllm_auto_discovery.core.abilities.architecture import Answer, interfaces, support, use
 from vllm_auto_discovery.core.abilities.claims import Capability, CapabilityName, Case
-from vllm_auto_discovery.core.abilities.inputs import read_input
+from vllm_auto_discovery.core.abilities.inputs import InputName, read_input
 from vllm_auto_discovery.core.abilities.model_files import CONFIG, ModelFiles
-from vllm_mcp_protocol.checkpoint_config import quantization, short_text
+from vllm_mcp_protocol.checkpoint.config import quantization
+from vllm_mcp_protocol.checkpoint.values import short_text
 from vllm_mcp_protocol.vllm_models import VllmModels
 
 
@@ -54,7 +55,7 @@ def _supported(case: Case) -> Capability:
     return Capability("supported", found.value, found.evidence)
 
 
-def _input(name: Literal["vision", "audio", "video"]) -> Callable[[Case], Capability]:
+def _input(name: InputName) -> Callable[[Case], Capability]:
     def judge(case: Case) -> Capability:
         value, evidence = read_input(name, case.files, case.support, case.vllm)
         return Capability(name, value, evidence)

@@ -4,8 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vllm_mcp_protocol import checkpoint_config
-from vllm_mcp_protocol.checkpoint_config import short_text, text_config, whole
+from vllm_mcp_protocol.checkpoint import config as checkpoint_config
+from vllm_mcp_protocol.checkpoint import values as checkpoint_values
+from vllm_mcp_protocol.checkpoint.config import text_config
+from vllm_mcp_protocol.checkpoint.facts import MTP_KEYS
+from vllm_mcp_protocol.checkpoint.values import short_text, whole
 
 CONFIG, TOKENIZER_CONFIG, TEMPLATE_FILE = "config.json", "tokenizer_config.json", "chat_template.jinja"
 MISTRAL_FILES = ("tekken.json", "tokenizer.model.v3", "tokenizer.model.v2", "tokenizer.model.v1")
@@ -40,7 +43,7 @@ class ModelFiles:
 
     @property
     def model_type(self) -> str:
-        return short_text((self.config or {}).get("model_type")) or ""
+        return checkpoint_values.model_type(self.config or {})
 
     @property
     def template(self) -> tuple[str, str] | None:
@@ -82,11 +85,7 @@ class ModelFiles:
     def mtp_field(self) -> str | None:
         """The field of config.json that counts layers for multi-token prediction, when there are any."""
         parts = (*self.config_parts, text_config(self.config or {}))
-        return next((key for key in _MTP_FIELDS for part in parts if whole(part.get(key))), None)
-
-
-_MTP_FIELDS = ("num_nextn_predict_layers", "mtp_num_hidden_layers")
-"""Those that vLLM 0.32 reads (config/speculative.py)."""
+        return next((key for key in MTP_KEYS for part in parts if whole(part.get(key))), None)
 
 
 def _named_templates(written: Any) -> dict[str, str]:

@@ -5,7 +5,7 @@ import re
 
 from vllm_mcp_protocol.redaction import HIDDEN, is_secret_name, redact_text
 
-LIMIT_CHARS = 12_000
+LIMIT_BYTES = 12_000
 """A tool's answer has about 20 KB; the diff is one part of it."""
 LINE_LIMIT_CHARS = 500
 _BIG_CHARS = 400_000
@@ -28,7 +28,8 @@ def unified_diff(before: str, after: str, name: str) -> str:
         before.splitlines(), after.splitlines(), f"{name} (now)", f"{name} (then)", lineterm=""
     )
     text = "\n".join(_cut(_redacted(line)) for line in lines)
-    return text if len(text) <= LIMIT_CHARS else f"{text[:LIMIT_CHARS]}\n… ({len(text)} characters)"
+    shown = text.encode(errors="replace")[:LIMIT_BYTES].decode(errors="ignore")
+    return text if len(shown) == len(text) else f"{shown}\n… ({len(text)} characters)"
 
 
 def _cut(line: str) -> str:
@@ -38,9 +39,9 @@ def _cut(line: str) -> str:
 def _redacted(line: str) -> str:
     parts, at = [], 0
     for match in _PAIR.finditer(line):
-        parts += [_redacted_text(line[at : match.start()]), _redacted_pair(match)]
+        parts += [without_secrets(line[at : match.start()]), _redacted_pair(match)]
         at = match.end()
-    return "".join([*parts, _redacted_text(line[at:])])
+    return "".join([*parts, without_secrets(line[at:])])
 
 
 def _redacted_pair(match: re.Match[str]) -> str:
@@ -49,8 +50,9 @@ def _redacted_pair(match: re.Match[str]) -> str:
         return match[0]
     if is_secret_name(_CAMEL.sub("_", name)):
         return f'"{name}"{colon}"{HIDDEN}"'
-    return _redacted_text(match[0])
+    return without_secrets(match[0])
 
 
-def _redacted_text(text: str) -> str:
+def without_secrets(text: str) -> str:
+    """`text` without passwords of addresses and what looks like a key."""
     return redact_text(_LOGIN.sub(rf"\1{HIDDEN}@", text))

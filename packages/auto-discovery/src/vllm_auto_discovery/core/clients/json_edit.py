@@ -226,7 +226,7 @@ def _tree_after(tree: Any, edit: Edit) -> Any:
     key, rest = edit.path[0], edit.path[1:]
     known = [name for name, _ in tree]
     if rest:
-        inner = type(edit)(rest, edit.value) if isinstance(edit, Put) else Drop(rest)
+        inner = Put(rest, edit.value) if isinstance(edit, Put) else Drop(rest)
         children = tree if key in known else (*tree, (key, ()))
         return tuple((name, _tree_after(child, inner) if name == key else child) for name, child in children)
     if isinstance(edit, Drop):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from vllm_auto_discovery.core.abilities.claims import Capability
 from vllm_auto_discovery.core.clients.servable import Endpoint, KeyFile, KeySource, ServableModel
-from vllm_auto_discovery.core.engines.fingerprint import Fingerprint
+from vllm_auto_discovery.core.engines.fingerprint import Fingerprint, ServedModel
 from vllm_auto_discovery.core.rows import claim
 from vllm_mcp_protocol.model import EngineStatus, EngineView
 
@@ -65,21 +65,22 @@ def _model_of(view: EngineView, name: str, endpoint: Endpoint, claims: Claims) -
 
 def of_server(made: Fingerprint, endpoint: Endpoint, claims: Claims) -> list[ServableModel]:
     """Models that a server lists, the gateway or an engine elsewhere; judged by files of the same name, if any."""
-    return [
-        ServableModel(
-            model_id=model.id,
-            name=model.id,
-            endpoint=endpoint,
-            context_window_tokens=model.context_window,
-            chat=_chats(claims.get(model.id, ())),
-            tools=_answer(claims.get(model.id, ()), "tools"),
-            reasoning=_answer(claims.get(model.id, ()), "reasoning"),
-            vision=_is_yes(claims.get(model.id, ()), "vision"),
-            audio=_is_yes(claims.get(model.id, ()), "audio"),
-            video=_is_yes(claims.get(model.id, ()), "video"),
-        )
-        for model in made.models
-    ]
+    return [_listed_model(model, endpoint, claims.get(model.id, ())) for model in made.models]
+
+
+def _listed_model(model: ServedModel, endpoint: Endpoint, known: Sequence[Capability]) -> ServableModel:
+    return ServableModel(
+        model_id=model.id,
+        name=model.id,
+        endpoint=endpoint,
+        context_window_tokens=model.context_window,
+        chat=_chats(known),
+        tools=_answer(known, "tools"),
+        reasoning=_answer(known, "reasoning"),
+        vision=_is_yes(known, "vision"),
+        audio=_is_yes(known, "audio"),
+        video=_is_yes(known, "video"),
+    )
 
 
 def _chats(claims: Sequence[Capability]) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 from vllm_auto_discovery.core.clients import claude as claude_config
 from vllm_auto_discovery.core.clients import crush as crush_config
 from vllm_auto_discovery.core.clients import opencode as opencode_config
+from vllm_auto_discovery.core.clients.diffs import without_secrets
 from vllm_auto_discovery.core.clients.json_edit import Drop, Edit, Put
 from vllm_auto_discovery.core.clients.servable import (
     ONLY_PROVIDER,
@@ -124,21 +125,20 @@ def _refusal(client: Client, model: ServableModel) -> str:
 
 
 def _plan_providers(dialect: _Dialect, config: Mapping[str, Any], models: Sequence[ServableModel]) -> ConfigPlan:
-    ids = provider_ids(models)
+    ids = sorted(provider_ids(models).items(), key=lambda item: item[1])
     entries = {
         provider_id: dialect.provider(_title(provider_id), endpoint, _served_by(endpoint, models))
-        for endpoint, provider_id in sorted(ids.items(), key=lambda item: item[1])
+        for endpoint, provider_id in ids
     }
     present = section(config, dialect.section)
     mine = [name for name in present if is_ours(name, dialect.base_url(section(present, name)))]
-    edits: list[Edit] = [Drop((dialect.section, name)) for name in mine if name not in entries]
+    dropped = [name for name in mine if name not in entries]
+    edits: list[Edit] = [Drop((dialect.section, name)) for name in dropped]
     edits += [Put((dialect.section, name), entry) for name, entry in entries.items()]
     listed = tuple(
-        ListedModel(provider_id, model)
-        for endpoint, provider_id in sorted(ids.items(), key=lambda item: item[1])
-        for model in _served_by(endpoint, models)
+        ListedModel(provider_id, model) for endpoint, provider_id in ids for model in _served_by(endpoint, models)
     )
-    warnings = [*_moved(dialect, present, entries), *_gone(dialect, config, present, listed)]
+    warnings = [*_moved(dialect, present, entries, dropped), *_gone(dialect, config, present, listed)]
     return ConfigPlan(tuple(edits), listed, (), tuple(warnings))
 
 
@@ -150,12 +150,17 @@ def _served_by(endpoint: Endpoint, models: Sequence[ServableModel]) -> list[Serv
     return [model for model in models if model.endpoint == endpoint]
 
 
-def _moved(dialect: _Dialect, present: Mapping[str, Any], entries: Mapping[str, Any]) -> Iterator[str]:
+def _moved(
+    dialect: _Dialect, present: Mapping[str, Any], entries: Mapping[str, Any], dropped: Sequence[str]
+) -> Iterator[str]:
     """`vllm` is a name that people give too."""
     for name, entry in entries.items():
         before, now = dialect.base_url(section(present, name)), dialect.base_url(entry)
         if before not in (None, now):
-            yield f"provider {name} pointed to {before} and now points to {now}"
+            yield f"provider {name} pointed to {without_secrets(str(before))} and now points to {now}"
+    for name in dropped:
+        before = without_secrets(str(dialect.base_url(section(present, name))))
+        yield f"provider {name}, which pointed to {before}, is taken out: nothing is served there now"
 
 
 def _gone(

@@ -77,7 +77,6 @@ class ServableModel:
     """For people."""
     endpoint: Endpoint
     context_window_tokens: int | None = None
-    max_output_tokens: int | None = None
     chat: bool = True
     """False for models that embed or rank only."""
     tools: bool | None = None
@@ -100,9 +99,8 @@ class ServableModel:
         when a fifth of it is left (20,000 tokens of a large one): an eighth leaves room for the last turn.
         """
         if self.context_window_tokens is None:
-            return self.max_output_tokens
-        longest = min(LONGEST_ANSWER_TOKENS, max(1, self.context_window_tokens // 8))
-        return min(longest, self.max_output_tokens or longest)
+            return None
+        return min(LONGEST_ANSWER_TOKENS, max(1, self.context_window_tokens // 8))
 
 
 def _require(form: re.Pattern[str], value: str, what: str) -> None:

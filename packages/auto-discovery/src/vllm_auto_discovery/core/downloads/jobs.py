@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from vllm_mcp_protocol.errors import DiskFull, DownloadFailed, ErrorInfo
 from vllm_mcp_protocol.units import MIB, format_bytes, to_mib
@@ -36,7 +36,7 @@ class Limits(BaseModel):
     spare_bytes: int = 512 * MIB
     """Left free on the disk: tokenizer, vLLM's compile cache, logs."""
     retries: int = 6
-    """Attempts in a row that gained less than `_PROGRESS_BYTES`, for each file."""
+    """Attempts in a row that gained less than a mebibyte, for each file."""
     backoff_s: float = 1.0
     """Before the first repetition; doubled for each further one."""
     most_backoff_s: float = 60.0
@@ -99,7 +99,6 @@ class Download(BaseModel):
     model_id: str = ""
     revision: str = ""
     commit: str = ""
-    cache_dir: str = ""
     path: str | None = None
     """The snapshot, once it is complete."""
     bytes_done: int = 0
@@ -110,7 +109,7 @@ class Download(BaseModel):
     files_total: int = 0
     current: tuple[str, ...] = ()
     bytes_per_second: float | None = None
-    joined: bool = Field(default=False)
+    joined: bool = False
     """Somebody else's call had started it."""
     error: ErrorInfo | None = None
 
@@ -195,7 +194,6 @@ def seen(
         "model_id": spec.model_id,
         "revision": spec.revision,
         "commit": spec.commit,
-        "cache_dir": spec.cache_dir,
         "bytes_total": spec.total_bytes,
         "resumed_from_bytes": spec.resumed_from_bytes,
         "files_total": len(spec.files),

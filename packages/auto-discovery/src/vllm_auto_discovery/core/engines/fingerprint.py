@@ -15,7 +15,7 @@ SGLang and llama.cpp also answer some of Ollama's routes, so they are asked abou
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 Provider = Literal[
@@ -164,6 +164,8 @@ class _Told:
         made = {}
         for entry in filter(_has_id, self.entries(FIRST_PATH, "data")[:MAX_MODELS]):
             name = self.shown(entry["id"])
+            if not name:
+                continue  # nothing in it can be shown
             window = (contexts or {}).get(entry["id"]) or _context(entry)
             made[name] = ServedModel(name, window, parent=self.shown(entry.get("parent")) or None)
         return tuple(made.values())
@@ -298,7 +300,7 @@ def _with_notes(found: Fingerprint, told: _Told, key_sent: bool) -> Fingerprint:
         notes.append("it is still loading its model")
     if len(told.entries(FIRST_PATH, "data")) > MAX_MODELS:
         notes.append(f"only the first {MAX_MODELS} models are listed")
-    return Fingerprint(found.provider, found.version, found.models, found.needs_key, found.evidence, tuple(notes))
+    return replace(found, notes=tuple(notes))
 
 
 def shown(text: str, key: str = "") -> str:

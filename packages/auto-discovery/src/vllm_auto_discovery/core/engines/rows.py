@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from vllm_auto_discovery.core.engines.fingerprint import Fingerprint, ServedModel
+from vllm_auto_discovery.core.engines.fingerprint import Fingerprint
 from vllm_auto_discovery.core.rows import Part
 from vllm_mcp_protocol.model import EngineStatus, EngineView
 
@@ -22,7 +22,9 @@ class EngineRow(Part):
         description="managed: the suite's own; attached: the hub watches it; configured: named in the settings; "
         "found: on a port that was named"
     )
-    provider: str = Field(description="vllm, ollama, lmstudio, llamacpp, sglang, openai-compatible, unknown")
+    provider: str = Field(
+        description="vllm, ollama, lmstudio, llamacpp, sglang, openai-compatible, unknown-http, unknown"
+    )
     address: str
     version: str | None = None
     status: str
@@ -35,13 +37,14 @@ class EngineRow(Part):
     note: str | None = None
 
 
-def managed_row(view: EngineView) -> EngineRow:
-    """An engine of the hub's."""
+def managed_row(view: EngineView, vllm_version: str | None) -> EngineRow:
+    """An engine of the hub's; its own ones run the installed vLLM."""
     window = view.start_facts.max_model_len or view.options.max_model_len
     return EngineRow(
         kind="attached" if view.remote else "managed",
         provider="vllm",
         address=view.endpoint,
+        version=None if view.remote else vllm_version,
         status=view.status,
         engine_id=view.id,
         models=[view.served_name, *view.loras][:_SHOWN_MODELS],
@@ -87,8 +90,3 @@ def served_models(views: Sequence[EngineView]) -> dict[str, list[str]]:
         for name in dict.fromkeys((view.model_id, view.served_name, *view.loras)):
             served.setdefault(name, []).append(view.id)
     return served
-
-
-def chat_models(models: Iterable[ServedModel]) -> list[ServedModel]:
-    """Served models without the adapters of others."""
-    return [model for model in models if model.parent is None]

@@ -23,6 +23,9 @@ from vllm_mcp_protocol.errors import (
 from vllm_mcp_protocol.redaction import redact_text
 from vllm_mcp_protocol.units import format_seconds
 
+MISSHAPEN = (KeyError, TypeError, AttributeError, RecursionError)
+"""A mirror may answer anything; huggingface_hub trips over the parts that are missing or of another shape."""
+
 _MOST_WORDS_CHARS = 300
 
 
@@ -45,7 +48,7 @@ class Asked:
 
 
 def failures() -> tuple[type[Exception], ...]:
-    """What a request to the Hub may raise, all of which `explained` knows."""
+    """What a request to the Hub may raise, beside `MISSHAPEN`, where an answer is read; `explained` knows all."""
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
     return (HTTPError, OSError, ValueError)
@@ -187,6 +190,7 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
 
 
 def unreachable(what: Asked, why: str, **details: Any) -> HuggingFaceUnreachable:
+    """The error for a site that does not answer, or not as a Hub does."""
     return HuggingFaceUnreachable(
         f"{what.site} cannot be asked for {what.at}: {why}.",
         model_id=what.model_id,

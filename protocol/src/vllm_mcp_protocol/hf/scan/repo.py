@@ -12,11 +12,11 @@ No link is followed out of the repository, but for the shared contents. A damage
 import os
 from typing import NamedTuple
 
-from vllm_mcp_protocol.hf_inventory import CachedRepo
-from vllm_mcp_protocol.hf_scan.blobs import Blobs, SharedBlobs, read_blobs
-from vllm_mcp_protocol.hf_scan.notes import Mark, Notes
-from vllm_mcp_protocol.hf_scan.refs import read_refs
-from vllm_mcp_protocol.hf_scan.snapshots import Snapshot, read_snapshots
+from vllm_mcp_protocol.hf.inventory import CachedRepo
+from vllm_mcp_protocol.hf.scan.blobs import Blobs, SharedBlobs, read_blobs
+from vllm_mcp_protocol.hf.scan.notes import Mark, Notes
+from vllm_mcp_protocol.hf.scan.refs import read_refs
+from vllm_mcp_protocol.hf.scan.snapshots import Snapshot, read_snapshots
 from vllm_mcp_protocol.units import format_bytes
 
 
@@ -25,6 +25,8 @@ class RepoReading(NamedTuple):
 
     repo: CachedRepo
     marks: tuple[Mark, ...]
+    shared: tuple[Mark, ...]
+    """Of folders outside of it, which change for other repositories too."""
 
 
 def read_repo(path: str, repo_id: str, kind: str, store: SharedBlobs) -> RepoReading:
@@ -47,7 +49,7 @@ def read_repo(path: str, repo_id: str, kind: str, store: SharedBlobs) -> RepoRea
         last_modified_s=notes.newest_s,
         warnings=tuple(notes.warnings),
     )
-    return RepoReading(repo, tuple(notes.marks))
+    return RepoReading(repo, tuple(notes.marks), tuple(blobs.groups))
 
 
 def _judge(blobs: Blobs, refs: list[tuple[str, str]], snapshots: list[Snapshot], notes: Notes) -> None:

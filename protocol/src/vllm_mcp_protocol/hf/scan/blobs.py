@@ -5,8 +5,8 @@ import re
 from operator import attrgetter
 from stat import S_ISLNK, S_ISREG
 
-from vllm_mcp_protocol.hf_inventory import CachedFile, UnfinishedBlob
-from vllm_mcp_protocol.hf_scan.notes import Notes
+from vllm_mcp_protocol.hf.inventory import CachedFile, UnfinishedBlob
+from vllm_mcp_protocol.hf.scan.notes import Mark, Notes, holds
 from vllm_mcp_protocol.reading import printable
 
 UNFINISHED = ".incomplete"
@@ -21,21 +21,31 @@ class SharedBlobs:
 
     def __init__(self, cache: str) -> None:
         self._path = f"{cache}/blobs"
-        self._straight: dict[str, bool] = {}
+        self._is_link = os.path.islink(self._path)
+        self._groups: dict[str, Mark | None] = {}
+        self._holding: dict[Mark, bool] = {}
 
-    def place(self, link: str) -> str | None:
-        """The path of the contents that a blob is a link to; None when it leads elsewhere.
+    def place(self, link: str) -> tuple[str, Mark] | None:
+        """Path of the contents that a blob is a link to, and the mark of their folder; None when it leads elsewhere.
 
         No part of the way there is a link.
         """
         shared = _SHARED.fullmatch(link)
-        return f"{self._path}/{shared[1]}" if shared is not None and self._is_straight(shared[2]) else None
+        group = self._group(shared[2]) if shared is not None else None
+        return (f"{self._path}/{shared[1]}", group) if shared is not None and group is not None else None
 
-    def _is_straight(self, group: str) -> bool:
-        """Whether none of the folders on the way to a group of contents is a link."""
-        if group not in self._straight:
-            self._straight[group] = not any(map(os.path.islink, (self._path, f"{self._path}/{group}")))
-        return self._straight[group]
+    def hold(self, marks: tuple[Mark, ...]) -> bool:
+        """Whether the folders still look as they did; each is looked at once in a scan, many repositories name it."""
+        for mark in marks:
+            if mark not in self._holding:
+                self._holding[mark] = holds(mark)
+        return all([self._holding[mark] for mark in marks])
+
+    def _group(self, name: str) -> Mark | None:
+        """The mark of the folder of a group of contents; None when it or the folder around it is a link."""
+        if name not in self._groups:
+            self._groups[name] = None if self._is_link else _mark(f"{self._path}/{name}")
+        return self._groups[name]
 
 
 class Blob:
@@ -52,13 +62,15 @@ class Blob:
 class Blobs:
     """What lies in one `blobs` folder."""
 
-    __slots__ = ("by_link", "shared", "unfinished")
+    __slots__ = ("by_link", "groups", "shared", "unfinished")
 
     def __init__(self) -> None:
         self.by_link: dict[str, Blob] = {}
         """The text of an ordinary link to a finished blob → that blob."""
         self.shared: dict[str, str] = {}
         """Path of shared contents → the name of the blob that links there."""
+        self.groups: set[Mark] = set()
+        """Of the folders that have the shared contents."""
         self.unfinished: list[UnfinishedBlob] = []
 
     @property
@@ -88,15 +100,15 @@ def read_blobs(repo: str, store: SharedBlobs, notes: Notes) -> Blobs:
             shared = _shared(top, name, status, store, notes)
             if shared is None:
                 continue
-            blobs.shared[shared] = name
+            path, mark = shared
+            blobs.shared[path] = name
+            blobs.groups.add(mark)
             try:
-                status = os.lstat(shared)
+                status = os.lstat(path)
             except OSError:
-                notes.mark_absent(shared)
-                continue
+                continue  # the snapshot's link to it is a missing file
             if not S_ISREG(status.st_mode):
                 continue
-            notes.mark(shared, status)
         if status.st_mtime > newest_s:
             newest_s = status.st_mtime
         if name.endswith(UNFINISHED):
@@ -108,15 +120,26 @@ def read_blobs(repo: str, store: SharedBlobs, notes: Notes) -> Blobs:
     return blobs
 
 
-def _shared(top: str, name: str, status: os.stat_result, store: SharedBlobs, notes: Notes) -> str | None:
-    """Path of the shared contents that a blob is a link to, as good as a file; nothing else but a file is a blob."""
+def _mark(path: str) -> Mark | None:
+    """The mark of a folder; one that never holds while there is nothing, None for a link."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return (path, 0, 0, 0)
+    if S_ISLNK(status.st_mode):
+        return None
+    return (path, status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def _shared(top: str, name: str, status: os.stat_result, store: SharedBlobs, notes: Notes) -> tuple[str, Mark] | None:
+    """Where the shared contents are that a blob is a link to, as good as a file; nothing else but a file is a blob."""
     if not S_ISLNK(status.st_mode):
         notes.warn(f"blobs/{name} is not a file")
         return None
     try:
-        path = store.place(os.readlink(top + name))
+        place = store.place(os.readlink(top + name))
     except OSError:
-        return None  # gone: the snapshot's link to it is a missing file
-    if path is None:
+        return None  # gone since it was listed
+    if place is None:
         notes.warn(f"blobs/{name} is a link out of the cache; not followed")
-    return path
+    return place

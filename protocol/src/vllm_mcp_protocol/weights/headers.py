@@ -10,7 +10,6 @@ import math
 import reprlib
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from vllm_mcp_protocol.units import MIB, format_bytes
@@ -51,17 +50,6 @@ class Tensor(NamedTuple):
         return math.prod(self.shape)
 
 
-@dataclass(frozen=True, slots=True)
-class WeightIndex:
-    """`model.safetensors.index.json`: which file holds which tensor."""
-
-    files: tuple[str, ...]
-    """Names of the weight files, sorted."""
-    tensors: int
-    total_bytes: int | None
-    """`metadata.total_size`: of all tensors; None where the index does not say."""
-
-
 def json_size(first: bytes, file_bytes: int) -> int:
     """Length of the JSON, bytes, from the first 8 bytes of a safetensors file. Raises BadHeader."""
     if len(first) < LENGTH_BYTES or file_bytes < LENGTH_BYTES:
@@ -82,7 +70,7 @@ def parse_safetensors(text: bytes, file_bytes: int) -> tuple[Tensor, ...]:
     Raises BadHeader: not JSON, a name twice, a dtype, shape or offset that cannot be, a gap, an overlap, a file that
     is shorter or longer than its tensors.
     """
-    described = _object(text, "the header")
+    described = _object(text)
     metadata = described.get("__metadata__")
     if metadata is not None and not (isinstance(metadata, dict) and all(map(_is_text, metadata.values()))):
         raise BadHeader("__metadata__ is not an object of texts")
@@ -109,35 +97,20 @@ def unique_tensors(files: Iterable[Iterable[Tensor]]) -> tuple[Tensor, ...]:
     return tuple(found.values())
 
 
-def parse_index(text: bytes) -> WeightIndex:
-    """The index of a checkpoint in several files. Raises BadHeader."""
-    described = _object(text, "the index")
-    weight_map = described.get("weight_map")
-    if not isinstance(weight_map, dict) or not all(map(_is_text, weight_map.values())):
-        raise BadHeader("the index has no weight_map from tensors to files")
-    metadata = described.get("metadata")
-    total = metadata.get("total_size") if isinstance(metadata, dict) else None
-    return WeightIndex(
-        files=tuple(sorted(set(weight_map.values()))),
-        tensors=len(weight_map),
-        total_bytes=int(total) if isinstance(total, int | float) and 0 <= total < _LARGEST else None,
-    )
-
-
-def _object(text: bytes, what: str) -> dict[str, Any]:
+def _object(text: bytes) -> dict[str, Any]:
     if len(text) > JSON_LIMIT_BYTES:
-        raise BadHeader(f"{what} has {format_bytes(len(text))}; at most {format_bytes(JSON_LIMIT_BYTES)} is read")
+        raise BadHeader(f"the header has {format_bytes(len(text))}; at most {format_bytes(JSON_LIMIT_BYTES)} is read")
     try:
         # Decoded here: `json.loads` would also take UTF-16, which the safetensors library does not.
         value = json.loads(text.decode(), object_pairs_hook=_without_twins)
     except BadHeader:
         raise
     except RecursionError:
-        raise BadHeader(f"{what} is nested too deeply") from None
+        raise BadHeader("the header is nested too deeply") from None
     except ValueError as error:  # also bytes that are not UTF-8, and numbers of thousands of digits
-        raise BadHeader(f"{what} is not JSON: {str(error)[:100]}") from None
+        raise BadHeader(f"the header is not JSON: {str(error)[:100]}") from None
     if not isinstance(value, dict) or not text.startswith(b"{"):
-        raise BadHeader(f"{what} is not a JSON object")
+        raise BadHeader("the header is not a JSON object")
     return value
 
 

@@ -5,7 +5,7 @@ import re
 from stat import S_ISREG
 from sys import intern
 
-from vllm_mcp_protocol.hf_scan.notes import Notes
+from vllm_mcp_protocol.hf.scan.notes import Notes
 from vllm_mcp_protocol.reading import printable, reason
 from vllm_mcp_protocol.units import format_bytes
 

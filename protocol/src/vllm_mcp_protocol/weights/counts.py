@@ -19,7 +19,7 @@ What is packed how is told by the names and shapes that the tools write:
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from vllm_mcp_protocol.weight_headers import Tensor
+from vllm_mcp_protocol.weights.headers import Tensor
 
 _PLAIN = {"F64", "F32", "F16", "BF16", "C64"}
 _FLOAT8 = {"F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ"}

@@ -1,29 +1,28 @@
-"""verify-cache and delete-cached-model: what lies on the disk is sound, or goes."""
+"""delete-cached-model: what goes is planned, shown, and then removed."""
 
-import time
 from pathlib import Path
 from typing import Annotated
 
-from anyio import from_thread, to_thread
+from anyio import to_thread
 from mcp.server.mcpserver import AcceptedElicitation, Elicit, ElicitationResult, Resolve
 from pydantic import BaseModel, Field
 
-from vllm_auto_discovery import deleting, verifying
+from vllm_auto_discovery import deleting
 from vllm_auto_discovery import parameters as p
+from vllm_auto_discovery.core.bounds import bounded
 from vllm_auto_discovery.core.deletion import DeletionPlan
-from vllm_auto_discovery.core.verification import FileCheck, Verification
 from vllm_auto_discovery.downloads import jobs as downloading
 from vllm_auto_discovery.resources import MODELS_URI
-from vllm_auto_discovery.results import CheckStatus, DeletionResult, FileProblem, VerificationResult
+from vllm_auto_discovery.results import DeletionResult, DeletionStatus
 from vllm_auto_discovery.workplace import Workplace
 from vllm_mcp_protocol.errors import FilesInUse, ForceRequired
-from vllm_mcp_protocol.hf_inventory import CachedRepo
+from vllm_mcp_protocol.hf.inventory import CachedRepo
 from vllm_mcp_protocol.model import EngineView
-from vllm_mcp_protocol.serving.context import Progress, can_elicit, notify_resource_updated
-from vllm_mcp_protocol.serving.server import DESTROY, READ, SuiteServer, ToolContext
-from vllm_mcp_protocol.units import format_bytes, to_mib
+from vllm_mcp_protocol.serving.context import can_elicit, notify_resource_updated
+from vllm_mcp_protocol.serving.server import DESTROY, SuiteServer, ToolContext
+from vllm_mcp_protocol.units import to_mib
 
-_SHOWN_FILES = 50
+_SHOWN_REVISIONS = 20
 
 
 class Agree(BaseModel):
@@ -33,19 +32,7 @@ class Agree(BaseModel):
 
 
 def register(server: SuiteServer, work: Workplace) -> None:
-    """Add the tools."""
-
-    @server.tool("verify-cache", title="Verify cached files", annotations=READ)
-    async def verify_cache(
-        ctx: ToolContext, model_id: p.RepositoryName, revision: p.Revision = None
-    ) -> VerificationResult:
-        """Read every file of a cached model and hold it against its checksum; name files that are corrupt, missing or
-        only partly downloaded. Reads all bytes: about a second per gigabyte on a fast disk.
-        """
-        repo = await work.require_repo(model_id)
-        begun_s = time.monotonic()
-        found = await _verified(ctx, repo, revision)
-        return verification_result(found, time.monotonic() - begun_s)
+    """Add the tool."""
 
     async def ask_user(
         ctx: ToolContext, model_id: str, revision: str | None, dry_run: bool, force: bool
@@ -73,21 +60,19 @@ def register(server: SuiteServer, work: Workplace) -> None:
         repo = await work.require_repo(model_id)
         plan = await _plan(repo, revision)
         if dry_run:
-            return _deletion_result(plan, repo, "planned", "")
+            return _deletion_result(plan, repo, "planned")
         await _refuse_in_use(work, repo)
         if not isinstance(answer, AcceptedElicitation) or not answer.data.delete:
             raise _force_required(plan, asked=can_elicit(ctx))
         done = await to_thread.run_sync(deleting.execute, plan, Path(repo.path).parent)
-        work.forget(repo)
         await notify_resource_updated(ctx, MODELS_URI)
-        status = "deleted" if done.complete else "partly_deleted"
-        result = _deletion_result(plan, repo, status, "")
+        result = _deletion_result(plan, repo, "deleted" if done.complete else "partly_deleted")
         return result.model_copy(
             update={
                 "freed_bytes": done.freed_bytes,
                 "freed_mb": to_mib(done.freed_bytes),
                 "files": done.removed_files,
-                "problems": [*done.left, *done.kept],
+                "problems": bounded([*done.left, *done.kept]),
             }
         )
 
@@ -98,7 +83,14 @@ async def _plan(repo: CachedRepo, revision: str | None) -> DeletionPlan:
 
 async def _refuse_in_use(work: Workplace, repo: CachedRepo) -> None:
     """Raises FilesInUse naming the engines that serve the model, or the download that fetches it."""
-    state, _ = await work.hub_state()
+    state, why_not = await work.hub_state()
+    if state is None and await work.something_runs():
+        raise FilesInUse(
+            f"{repo.repo_id} is not deleted: engines of the suite may use its files, and they cannot be asked. "
+            f"{why_not[0]}",
+            model_id=repo.repo_id,
+            suggestion="vllm-mcp doctor tells what is wrong with the hub; mend that, then call again",
+        )
     users = [view for view in work.live_engines(state) if _uses(view, repo)]
     if users:
         names = ", ".join(f"{view.id} ({view.status})" for view in users)
@@ -114,7 +106,7 @@ async def _refuse_in_use(work: Workplace, repo: CachedRepo) -> None:
             f"{repo.repo_id} is not deleted: it is being downloaded ({jobs[0].job}).",
             model_id=repo.repo_id,
             holders=[job.job for job in jobs],
-            suggestion="wait until the download has ended, or cancel it",
+            suggestion="wait until the download has ended; download-model follows it",
         )
 
 
@@ -131,73 +123,20 @@ def _force_required(plan: DeletionPlan, *, asked: bool) -> ForceRequired:
         f"Nothing was deleted: {why}. {' '.join(plan.in_words())}",
         model_id=plan.repo_id,
         would_free_mb=to_mib(plan.freed_bytes),
-        revisions=list(plan.commits),
+        revisions=list(plan.commits[:_SHOWN_REVISIONS]),
         suggestion="show this to the user; when they agree, call again with force=true",
     )
 
 
-def _deletion_result(plan: DeletionPlan, repo: CachedRepo, status: str, note: str) -> DeletionResult:
+def _deletion_result(plan: DeletionPlan, repo: CachedRepo, status: DeletionStatus) -> DeletionResult:
     kept = [one.commit for one in repo.revisions if one.commit not in plan.commits]
-    return DeletionResult.model_validate(
-        {
-            "model_id": plan.repo_id,
-            "status": status,
-            "freed_mb": to_mib(plan.freed_bytes),
-            "freed_bytes": plan.freed_bytes,
-            "revisions": list(plan.commits),
-            "kept_revisions": kept,
-            "files": len(plan.paths),
-            "note": note or " ".join(plan.in_words()),
-        }
+    return DeletionResult(
+        model_id=plan.repo_id,
+        status=status,
+        freed_mb=to_mib(plan.freed_bytes),
+        freed_bytes=plan.freed_bytes,
+        revisions=list(plan.commits[:_SHOWN_REVISIONS]),
+        kept_revisions=kept[:_SHOWN_REVISIONS],
+        files=len(plan.paths),
+        note=" ".join(plan.in_words()),
     )
-
-
-# -- verify
-
-
-async def _verified(ctx: ToolContext, repo: CachedRepo, revision: str | None) -> Verification:
-    """`verify` with progress, ended when the call is cancelled."""
-    progress = Progress(ctx)
-
-    def tell(done: int, total: int, name: str) -> None:
-        from_thread.run(progress, done, total, f"{name}: {format_bytes(done)} of {format_bytes(total)}")
-
-    return await verifying.verify_in_thread(repo, revision, on_progress=tell)
-
-
-def verification_result(found: Verification, seconds: float) -> VerificationResult:
-    """What the caller is told."""
-    damaged = found.with_status("corrupt", "unreadable")
-    missing = found.with_status("missing")
-    partial_files = [
-        FileProblem(file=one.name, problem="partial", detail=f"{format_bytes(one.size_bytes)} so far")
-        for one in found.unfinished
-    ]
-    return VerificationResult(
-        model_id=found.repo_id,
-        status=_status(found, bool(damaged), bool(missing)),
-        files_checked=len(found.files),
-        bytes_checked=found.read_bytes,
-        corrupt=_problems(damaged),
-        missing=_problems(missing),
-        partial=partial_files[:_SHOWN_FILES],
-        unchecked=[check.name for check in found.with_status("unchecked")][:_SHOWN_FILES],
-        seconds=round(seconds, 2),
-        suggestion=_next_step(found, damaged, missing),
-    )
-
-
-def _status(found: Verification, damaged: bool, missing: bool) -> CheckStatus:
-    if found.cancelled:
-        return "cancelled"
-    return "damaged" if damaged else "incomplete" if missing else "ok"
-
-
-def _problems(checks: tuple[FileCheck, ...]) -> list[FileProblem]:
-    return [FileProblem(file=check.name, problem=check.status, detail=check.detail) for check in checks[:_SHOWN_FILES]]
-
-
-def _next_step(found: Verification, damaged: tuple[FileCheck, ...], missing: tuple[FileCheck, ...]) -> str | None:
-    if damaged:
-        return f"delete-cached-model {found.repo_id} with revision={found.commit}, then download-model"
-    return f"download-model {found.repo_id} fetches what is missing" if missing else None

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from vllm_mcp_protocol.gguf_header import GgufHeader, GgufValue, file_type
-from vllm_mcp_protocol.weight_counts import count_parameters
-from vllm_mcp_protocol.weight_headers import Tensor, unique_tensors
+from vllm_mcp_protocol.weights.counts import count_parameters
+from vllm_mcp_protocol.weights.gguf import GgufHeader, GgufValue, file_type
+from vllm_mcp_protocol.weights.headers import Tensor, unique_tensors
 
 _TEXT_LIMIT_CHARS = 200
 
@@ -55,10 +55,6 @@ class WeightSummary:
     def size_bytes(self) -> int:
         """All tensors."""
         return sum(size for _, size in self.bytes_by_dtype)
-
-    @property
-    def dtypes(self) -> tuple[str, ...]:
-        return tuple(dtype for dtype, _ in self.bytes_by_dtype)
 
 
 def summarize_safetensors(files: Iterable[Iterable[Tensor]], packed_bits: int | None = None) -> WeightSummary:

@@ -1,6 +1,6 @@
 """The models of Hugging Face caches and folders, with what their files say. Runs nothing, writes nothing.
 
-What lies there is found by `hf_inventory_scan`, what it says is read by `model_files`. A damaged entry becomes a
+What lies there is found by `scanner`, what it says is read by `model_reading`. A damaged entry becomes a
 warning; it never hides the others and never raises.
 """
 
@@ -10,16 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vllm_mcp_protocol.hf_inventory import CachedRepo, CachedRevision, Inventory, PlainModel
-from vllm_mcp_protocol.hf_inventory_scan import LONGEST_ID, InventoryScanner, scan_folder
+from vllm_mcp_protocol.hf.inventory import CachedRepo, CachedRevision, Inventory, PlainModel
+from vllm_mcp_protocol.hf.model_reading import CONFIG_LIMIT_BYTES as CONFIG_LIMIT_BYTES
+from vllm_mcp_protocol.hf.model_reading import INDEX_LIMIT_BYTES as INDEX_LIMIT_BYTES
+from vllm_mcp_protocol.hf.model_reading import ModelReading, read_model
+from vllm_mcp_protocol.hf.scanner import LONGEST_ID, InventoryScanner, scan_folder
 from vllm_mcp_protocol.model import ModelFacts
-from vllm_mcp_protocol.model_files import CONFIG_LIMIT_BYTES as CONFIG_LIMIT_BYTES
-from vllm_mcp_protocol.model_files import INDEX_LIMIT_BYTES as INDEX_LIMIT_BYTES
-from vllm_mcp_protocol.model_files import ModelReading, read_model
 from vllm_mcp_protocol.reading import printable
 from vllm_mcp_protocol.units import format_bytes
-from vllm_mcp_protocol.weight_names import formats as formats
-from vllm_mcp_protocol.weight_names import weight_names as weight_names
+from vllm_mcp_protocol.weights.names import formats as formats
+from vllm_mcp_protocol.weights.names import weight_names as weight_names
 
 _MODEL_ID = re.compile(r"(?:[\w.-]+/)?[\w.-]+")
 

@@ -15,7 +15,7 @@ from itertools import repeat
 from typing import NamedTuple
 
 from vllm_mcp_protocol.units import MIB, format_bytes
-from vllm_mcp_protocol.weight_headers import BadHeader, Tensor, shown
+from vllm_mcp_protocol.weights.headers import BadHeader, Tensor, shown
 
 MAGIC = b"GGUF"
 HEADER_LIMIT_BYTES = 64 * MIB

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from vllm_mcp_protocol.checkpoint_values import first_whole, model_type, part, short_text, whole
+from vllm_mcp_protocol.checkpoint.values import first_whole, model_type, part, short_text, whole
 
 LAYER_KEYS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 WITHOUT_KV = frozenset({"linear", "mamba", "conv", "recurrent", "moe", "mlp", "none"})
@@ -46,7 +46,7 @@ def layer_kinds(text: Mapping[str, Any]) -> Counter[str]:
     layers = _layers(text)
     if not layers or layers > _MOST_LAYERS:
         return Counter({"full": layers}) if layers else Counter()
-    rule = _hybrid_rule(text, layers) or _window_rule(text, layers)
+    rule = _hybrid_rule(text) or _window_rule(text, layers)
     return Counter(map(rule, range(layers)))
 
 
@@ -84,7 +84,7 @@ def _block_kind(block: Mapping[str, Any]) -> str:
     return "none" if part(block, "attention").get("no_op") is True else "full"
 
 
-def _hybrid_rule(text: Mapping[str, Any], layers: int) -> Rule | None:
+def _hybrid_rule(text: Mapping[str, Any]) -> Rule | None:
     """The kind of layer number i where some layers have no attention."""
     named = model_type(text)
     if named in ("falcon_h1", "falcon_mamba", "mamba", "mamba2"):

@@ -7,8 +7,8 @@ from itertools import islice
 from operator import attrgetter
 from sys import intern
 
-from vllm_mcp_protocol.hf_inventory import CachedFile, PlainModel
-from vllm_mcp_protocol.hf_scan.notes import DEEPEST_FOLDER, MOST_FOLDERS
+from vllm_mcp_protocol.hf.inventory import CachedFile, PlainModel
+from vllm_mcp_protocol.hf.scan.notes import DEEPEST_FOLDER, MOST_FOLDERS
 from vllm_mcp_protocol.reading import MOST_ENTRIES, printable, reason
 
 CONFIGS = ("config.json", "adapter_config.json", "params.json")

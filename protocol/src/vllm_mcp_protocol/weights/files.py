@@ -2,26 +2,16 @@
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from vllm_mcp_protocol.gguf_header import HEADER_LIMIT_BYTES, GgufHeader, NeedMore, parse_gguf
 from vllm_mcp_protocol.reading import printable
 from vllm_mcp_protocol.units import MIB, format_bytes
-from vllm_mcp_protocol.weight_headers import (
-    JSON_LIMIT_BYTES,
-    LENGTH_BYTES,
-    BadHeader,
-    Tensor,
-    WeightIndex,
-    json_size,
-    parse_index,
-    parse_safetensors,
-)
-from vllm_mcp_protocol.weight_summary import WeightSummary, summarize_gguf, summarize_safetensors
+from vllm_mcp_protocol.weights.gguf import HEADER_LIMIT_BYTES, GgufHeader, NeedMore, parse_gguf
+from vllm_mcp_protocol.weights.headers import LENGTH_BYTES, BadHeader, Tensor, json_size, parse_safetensors
 
 _FIRST_READ_BYTES = 1 * MIB
 """Of a GGUF file: enough for a small tokenizer; then eight times as much each time, as the parser starts over."""
@@ -34,17 +24,6 @@ class Read(Protocol):
     def __call__(self, size: int, offset: int, /) -> bytes: ...
 
 
-def summarize_weights(paths: Sequence[Path], packed_bits: int | None = None) -> WeightSummary:
-    """What the weights in these files are: all files of one checkpoint, all of one kind, in order.
-
-    `packed_bits`: `checkpoint_config.quantization_bits`; needed for checkpoints of compressed-tensors only.
-    Raises BadHeader, naming the file, and OSError.
-    """
-    if paths and all(path.name.endswith(".gguf") for path in paths):
-        return summarize_gguf([read_gguf(path) for path in paths])
-    return summarize_safetensors([read_safetensors(path) for path in paths], packed_bits)
-
-
 def read_safetensors(path: Path) -> tuple[Tensor, ...]:
     """The tensors of a safetensors file. Raises BadHeader, naming the file, and OSError."""
     with _opened(path) as (read, size_bytes):
@@ -55,12 +34,6 @@ def read_gguf(path: Path) -> GgufHeader:
     """The header of a GGUF file. Raises BadHeader, naming the file, and OSError."""
     with _opened(path) as (read, size_bytes):
         return gguf_from(read, size_bytes)
-
-
-def read_index(path: Path) -> WeightIndex:
-    """`model.safetensors.index.json`. Raises BadHeader, naming the file, and OSError."""
-    with _opened(path) as (read, _):
-        return parse_index(read(JSON_LIMIT_BYTES + 1, 0))
 
 
 def safetensors_from(read: Read, size_bytes: int) -> tuple[Tensor, ...]:

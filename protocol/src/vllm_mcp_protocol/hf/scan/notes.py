@@ -47,10 +47,6 @@ class Notes:
     def mark(self, path: str, status: os.stat_result) -> None:
         self.marks.append((path, status.st_ino, status.st_mtime_ns, status.st_ctime_ns))
 
-    def mark_absent(self, path: str) -> None:
-        """Something outside of the repository is missing: read again until it is there."""
-        self.marks.append((path, 0, 0, 0))
-
     def enter(self, folder: str, shown: str) -> list[str]:
         """The names in a folder, which is marked; none, with a warning unless it is absent, when it cannot be read."""
         try:

@@ -1,6 +1,6 @@
 """Scans folders for models, and remembers: a repository in which nothing changed costs a few `stat` calls.
 
-A folder may be a Hugging Face cache (`models--org--name`, see `hf_scan.repo`), a folder of models (`name` or
+A folder may be a Hugging Face cache (`models--org--name`, see `hf.scan.repo`), a folder of models (`name` or
 `org/name` below it hold a config.json), or a model itself.
 """
 
@@ -14,11 +14,11 @@ from itertools import islice
 from operator import attrgetter, itemgetter
 from pathlib import Path
 
-from vllm_mcp_protocol.hf_inventory import CachedRepo, Inventory, PlainModel
-from vllm_mcp_protocol.hf_scan.blobs import SharedBlobs
-from vllm_mcp_protocol.hf_scan.notes import holds
-from vllm_mcp_protocol.hf_scan.plain import PlainReading, looks_like_model, read_plain
-from vllm_mcp_protocol.hf_scan.repo import RepoReading, read_repo
+from vllm_mcp_protocol.hf.inventory import CachedRepo, Inventory, PlainModel
+from vllm_mcp_protocol.hf.scan.blobs import SharedBlobs
+from vllm_mcp_protocol.hf.scan.notes import holds
+from vllm_mcp_protocol.hf.scan.plain import PlainReading, looks_like_model, read_plain
+from vllm_mcp_protocol.hf.scan.repo import RepoReading, read_repo
 from vllm_mcp_protocol.reading import MOST_ENTRIES, printable, reason
 
 SETTLED_NS = 2_000_000_000
@@ -42,9 +42,10 @@ class _Known:
     reading: RepoReading
     settled: bool
 
-    def still_holds(self) -> bool:
+    def still_holds(self, store: SharedBlobs) -> bool:
         """Unfinished blobs grow in place, which their folder does not show."""
-        return self.settled and not self.reading.repo.unfinished and all(map(holds, self.reading.marks))
+        repo, marks, shared = self.reading
+        return self.settled and not repo.unfinished and all(map(holds, marks)) and store.hold(shared)
 
 
 @dataclass(slots=True)
@@ -137,13 +138,13 @@ def scan_folder(path: str) -> PlainModel | None:
 
 def _read_again(known: _Known | None, path: str, named: re.Match[str], store: SharedBlobs, *, fresh: bool) -> _Known:
     """What is known while it holds, else a new reading; one that gives the same keeps the object."""
-    if known is not None and not fresh and known.still_holds():
+    if known is not None and not fresh and known.still_holds(store):
         return known
     started_ns = time.time_ns()
     reading = read_repo(path, named[2].replace("--", "/", 1), _KINDS[named[1]], store)
-    newest_ns = max(map(_modified_ns, reading.marks), default=0)
-    if known is not None and known.reading == reading:
-        reading = known.reading
+    newest_ns = max(map(_modified_ns, (*reading.marks, *reading.shared)), default=0)
+    if known is not None and known.reading[:2] == reading[:2]:
+        reading = reading._replace(repo=known.reading.repo)
     return _Known(reading, newest_ns < started_ns - SETTLED_NS)
 
 

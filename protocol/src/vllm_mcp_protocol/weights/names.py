@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
-from vllm_mcp_protocol import checkpoint_config
+from vllm_mcp_protocol.checkpoint.values import short_text
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 """Files that name the weight files of a model, in vLLM's order of preference."""
@@ -48,7 +48,7 @@ def indexed_names(index: Mapping[str, Any]) -> tuple[str, ...]:
     """The weight files that an index names."""
     weight_map = index.get("weight_map")
     names = weight_map.values() if isinstance(weight_map, dict) else ()
-    return tuple(sorted({text for name in set(_texts(names)) if (text := checkpoint_config.short_text(name))}))
+    return tuple(sorted({text for name in set(_texts(names)) if (text := short_text(name))}))
 
 
 def missing_shards(names: Collection[str]) -> tuple[str, ...]:

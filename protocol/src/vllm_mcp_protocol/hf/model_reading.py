@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from vllm_mcp_protocol import checkpoint_config
-from vllm_mcp_protocol.hf_inventory import CachedFile, CachedRevision, PlainModel
-from vllm_mcp_protocol.hf_scan.plain import CONFIGS
+from vllm_mcp_protocol.checkpoint import config as checkpoint_config
+from vllm_mcp_protocol.checkpoint.values import short_text
+from vllm_mcp_protocol.hf.inventory import CachedFile, CachedRevision, PlainModel
+from vllm_mcp_protocol.hf.scan.plain import CONFIGS
 from vllm_mcp_protocol.model import ModelFacts
 from vllm_mcp_protocol.reading import printable, read_regular, reason
 from vllm_mcp_protocol.units import MIB
-from vllm_mcp_protocol.weight_names import INDEXES, indexed_names, missing_shards, weight_names
+from vllm_mcp_protocol.weights.names import INDEXES, indexed_names, missing_shards, weight_names
 
 CONFIG_LIMIT_BYTES = 4 * MIB
 INDEX_LIMIT_BYTES = 32 * MIB
@@ -47,7 +48,7 @@ def read_model(model_id: str, source: CachedRevision | PlainModel) -> ModelReadi
         complete=bool(weights) and not missing and has_config,
         weights_bytes=_total_bytes(files, weights),
         architectures=checkpoint_config.architectures(config),
-        model_type=checkpoint_config.short_text(config.get("model_type")),
+        model_type=short_text(config.get("model_type")),
         dtype=checkpoint_config.dtype(config),
         context_window=checkpoint_config.context_window(config, tokenizer.get("model_max_length")),
         attention_heads=checkpoint_config.attention_heads(config),

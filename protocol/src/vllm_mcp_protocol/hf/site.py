@@ -1,4 +1,4 @@
-"""The Hugging Face Hub, or a mirror of it: the one place that asks it, and that says in our words why it refuses.
+"""The Hugging Face Hub, or a mirror of it: how the settings reach it, and what it says of a model.
 
 huggingface_hub reads endpoint, cache, token and offline mode from the environment when it is imported; here each is
 passed on from the settings, and without HF_TOKEN no token is sent, not even one that `hf auth login` left behind.
@@ -16,10 +16,11 @@ import anyio
 from anyio import to_thread
 from pydantic import BaseModel, ConfigDict
 
-from vllm_mcp_protocol.checkpoint_config import short_text
+from vllm_mcp_protocol.checkpoint.values import short_text
 from vllm_mcp_protocol.errors import BadInput, Offline
-from vllm_mcp_protocol.hf_refusals import Asked, explained, failures, unreachable
+from vllm_mcp_protocol.hf.refusals import MISSHAPEN, Asked, explained, failures, unreachable
 from vllm_mcp_protocol.model_names import check_model_id, is_path
+from vllm_mcp_protocol.reading import printable
 from vllm_mcp_protocol.settings import Settings
 from vllm_mcp_protocol.units import format_seconds
 
@@ -31,12 +32,10 @@ ASK_LIMIT_S = 10.0
 _NAME_LOOKUP_S = 2.0
 """On top: a request's own limit does not cover the resolution of the host's name."""
 
-_MISSHAPEN = (KeyError, TypeError, AttributeError)
-"""A mirror may answer anything; huggingface_hub trips over the parts that are missing or of another shape."""
-
 _MOST_TAGS = 200
 _MOST_FILES = 20_000
 _BLOB = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_COMMIT = re.compile(r"[0-9a-f]{7,64}")
 
 
 class HubFile(BaseModel):
@@ -133,7 +132,7 @@ def ask(
         answer = _answer(what, info)
         if answer.gated and check_access:
             _check_access(endpoint, token, model_id, limit_s)
-    except failures() + _MISSHAPEN as error:
+    except failures() + MISSHAPEN as error:
         raise explained(error, what) from error
     return answer
 
@@ -194,14 +193,14 @@ def _check_access(endpoint: str, token: str | bool, model_id: str, limit_s: floa
 def _answer(what: Asked, info: Any) -> HubModel:
     """Raises ValueError, TypeError or AttributeError for what no Hub would say."""
     commit = short_text(info.sha)
-    if commit is None:
+    if commit is None or not _COMMIT.fullmatch(commit):  # it becomes a folder's name
         raise ValueError("no commit in the answer")
     return HubModel(
         model_id=what.model_id,
         site=what.site,
         commit=commit,
         files=tuple(_files(info.siblings or ())),
-        gated=info.gated if isinstance(info.gated, str) else ("manual" if info.gated else None),
+        gated=short_text(info.gated) or ("manual" if info.gated else None),
         private=bool(info.private),
         tags=tuple(text for tag in (info.tags or ())[:_MOST_TAGS] if (text := short_text(tag))),
         pipeline_tag=short_text(info.pipeline_tag),
@@ -229,7 +228,13 @@ def _files(siblings: Any) -> Iterator[HubFile]:
         blob = sha256 or file.blob_id
         size = file.lfs.size if file.lfs is not None else file.size
         name = file.rfilename
-        if not isinstance(name, str) or name.startswith("/") or "\0" in name or ".." in name.split("/"):
+        if (
+            not isinstance(name, str)
+            or printable(name) != name
+            or name.startswith("/")
+            or "\0" in name
+            or ".." in name.split("/")
+        ):
             raise ValueError("a file's name that leads out of the repository")
         yield HubFile(
             name=name,
@@ -237,6 +242,12 @@ def _files(siblings: Any) -> Iterator[HubFile]:
             blob=blob if isinstance(blob, str) and _BLOB.fullmatch(blob) else None,
             sha256=sha256 if isinstance(sha256, str) and len(sha256) == 64 and _BLOB.fullmatch(sha256) else None,
         )
+
+
+def _is_file_name(name: object) -> bool:
+    if not isinstance(name, str) or printable(name) != name:
+        return False
+    return not name.startswith("/") and "\0" not in name and ".." not in name.split("/")
 
 
 def _license(info: Any) -> str | None:

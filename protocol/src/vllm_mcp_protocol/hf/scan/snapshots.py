@@ -5,10 +5,10 @@ from operator import attrgetter
 from stat import S_ISDIR, S_ISREG
 from sys import intern
 
-from vllm_mcp_protocol.hf_inventory import CachedFile, CachedRevision
-from vllm_mcp_protocol.hf_scan.blobs import LINK, Blob, Blobs
-from vllm_mcp_protocol.hf_scan.notes import Notes
-from vllm_mcp_protocol.hf_scan.refs import COMMIT, LITTER
+from vllm_mcp_protocol.hf.inventory import CachedFile, CachedRevision
+from vllm_mcp_protocol.hf.scan.blobs import LINK, Blob, Blobs
+from vllm_mcp_protocol.hf.scan.notes import Notes
+from vllm_mcp_protocol.hf.scan.refs import COMMIT, LITTER
 from vllm_mcp_protocol.reading import reason
 
 _by_name = attrgetter("name")

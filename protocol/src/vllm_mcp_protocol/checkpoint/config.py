@@ -2,17 +2,15 @@
 
 The rules follow vLLM 0.32: `ModelArchConfigConvertorBase` (heads, head size, layers) and
 `_get_and_verify_max_len` (context window). A value of the wrong type counts as absent; one that is not there is filled
-in from the model's class where `checkpoint_defaults` knows it. All facts at once: `checkpoint_facts`.
+in from the model's class where `defaults` knows it. All facts at once: `facts`.
 """
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from vllm_mcp_protocol.checkpoint_defaults import CLASS_DEFAULTS
-from vllm_mcp_protocol.checkpoint_layers import WITHOUT_KV, layer_kinds
-from vllm_mcp_protocol.checkpoint_values import LARGEST, first_whole, model_type, number, part
-from vllm_mcp_protocol.checkpoint_values import short_text as short_text
-from vllm_mcp_protocol.checkpoint_values import whole as whole
+from vllm_mcp_protocol.checkpoint.defaults import CLASS_DEFAULTS
+from vllm_mcp_protocol.checkpoint.layers import WITHOUT_KV, layer_kinds
+from vllm_mcp_protocol.checkpoint.values import LARGEST, first_whole, model_type, number, part, short_text, whole
 
 _CONTEXT_KEYS = (
     "max_position_embeddings",

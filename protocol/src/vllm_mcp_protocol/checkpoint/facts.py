@@ -1,17 +1,17 @@
 """All facts that a model's JSON files state, as one value. Pure, and never raises on junk.
 
 `None`, an empty text or an empty tuple: the files do not say. What each fact means is said at its field; the rules of
-vLLM behind them are in `checkpoint_config` and `checkpoint_layers`.
+vLLM behind them are in `config` and `layers`.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vllm_mcp_protocol import checkpoint_config as reading
-from vllm_mcp_protocol.checkpoint_defaults import CLASS_DEFAULTS, STANDARD_NAMES
-from vllm_mcp_protocol.checkpoint_layers import layer_kinds, sliding_window
-from vllm_mcp_protocol.checkpoint_values import first_whole, model_type, number, part, short_text, whole
+from vllm_mcp_protocol.checkpoint import config as reading
+from vllm_mcp_protocol.checkpoint.defaults import CLASS_DEFAULTS, STANDARD_NAMES
+from vllm_mcp_protocol.checkpoint.layers import layer_kinds, sliding_window
+from vllm_mcp_protocol.checkpoint.values import first_whole, model_type, number, part, short_text, whole
 
 _EXPERT_KEYS = ("num_experts", "moe_num_experts", "n_routed_experts", "num_local_experts")
 _EXPERTS_PER_TOKEN_KEYS = ("num_experts_per_tok", "num_experts_per_token", "top_k_experts", "moe_topk", "moe_top_k")
@@ -19,7 +19,9 @@ _EXPERTS_PER_TOKEN_KEYS = ("num_experts_per_tok", "num_experts_per_token", "top_
 _SHARED_EXPERT_KEYS = ("n_shared_experts", "num_shared_experts", "num_shared_expert")
 _SHARED_SIZE_KEYS = ("shared_expert_intermediate_size", "shared_intermediate_size")
 """Qwen2-MoE and Granite give the size of their one shared expert, not the number."""
-_MTP_KEYS = ("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_modules")
+MTP_KEYS = ("num_nextn_predict_layers", "mtp_num_hidden_layers")
+"""Those that vLLM 0.32 reads (config/speculative.py)."""
+
 _MODALITY_KEYS = {
     "image": (
         *("vision_config", "visual", "vision_encoder", "vit_config", "vision_tower", "mm_vision_tower"),
@@ -268,7 +270,7 @@ def _draft(config: Mapping[str, Any]) -> str | None:
 
 def _mtp_layers(config: Mapping[str, Any], text: Mapping[str, Any]) -> int | None:
     places = (text, config, part(config, "mtp_config"))
-    return next((count for place in places if (count := first_whole(place, _MTP_KEYS))), None)
+    return next((count for place in places if (count := first_whole(place, MTP_KEYS))), None)
 
 
 def _chat_templates(tokenizer: Mapping[str, Any]) -> tuple[str, ...]:

@@ -1,0 +1,1 @@
+"""What a model's small files say, in vLLM's reading of them. Pure."""

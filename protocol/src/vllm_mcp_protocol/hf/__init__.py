@@ -1,0 +1,1 @@
+"""The Hugging Face cache on this machine, and the Hub behind it."""

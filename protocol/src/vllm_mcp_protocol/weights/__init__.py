@@ -1,0 +1,1 @@
+"""What the weights of a checkpoint are, by names and headers alone."""
