@@ -12,6 +12,7 @@ from tests.interop.servers import server_commands
 
 pytestmark = pytest.mark.interop
 
+DEFINITIONS = Path(__file__).parents[2] / "protocol/vllm-tool-definitions.json"
 EXIT_TOOL_FAILED = 5
 ERAS = ("legacy", "modern")
 
@@ -29,7 +30,10 @@ def inspect(server: str, era: str, home: Path, *words: str) -> tuple[int, Any, s
 def test_schemas_are_portable(server: str, era: str, tmp_path: Path) -> None:
     code, listed, problems = inspect(server, era, tmp_path, "--method", "tools/list", "--strict")
     assert (code, problems.strip()) == (0, "")
-    assert len(listed["tools"]) >= 12
+    names = [tool["name"] for tool in listed["tools"]]
+    published = json.loads(DEFINITIONS.read_text(encoding="utf-8"))["servers"]
+    assert names == [tool["name"] for tool in published.get(server, listed["tools"])]
+    assert names
 
 
 @pytest.mark.parametrize("era", ERAS)

@@ -15,6 +15,7 @@ import pytest
 from packages.cli.tests.conftest import Cli, make_model
 
 from tests.fakes.fakes import make_fake_vllm
+from tests.hubs import wait_for
 from vllm_mcp.demo_scenes import Choice, DemoSetting, info_lines, server_environment
 from vllm_mcp.demo_stream import MAX_TOKENS
 from vllm_mcp.descendants import Process
@@ -56,6 +57,10 @@ class Stage:
         """Command lines of processes that belong to this stage: engines name its paths, hubs have them in env."""
         return [f"{pid} {command}" for pid, command in _commands() if _mentions(pid, self.mine)]
 
+    def wait_until_gone(self) -> None:
+        """What was killed is still there until the kernel is done with it; what lives on is named."""
+        wait_for(lambda: not self.running(), f"nothing is left: {self.running()}")
+
     def loads(self) -> bool:
         """An engine starts: `vllm serve MODEL`, and not the question for its flags."""
         return any("serve" in command and "--uds" in command for command in self.running())
@@ -95,7 +100,7 @@ def test_it_plays_to_the_end_and_leaves_nothing(cli: Cli) -> None:
     assert "tokens in" in done.stdout
     assert [line for line in done.stdout.splitlines() if len(line) > 80 and str(cli.folder) not in line] == []
     assert "\x1b" not in done.stdout
-    assert stage.running() == []
+    stage.wait_until_gone()
     assert list(stage.tmp.iterdir()) == []
     assert not cli.state.exists(), "the user's own hub is not touched"
 
@@ -122,7 +127,7 @@ def test_an_interrupt_while_loading_ends_everything(cli: Cli, number: signal.Sig
     assert process.returncode == 128 + number, err
     assert "Ended what the demo had started" in err
     assert "Traceback" not in err
-    assert stage.running() == []
+    stage.wait_until_gone()
     assert list(stage.tmp.iterdir()) == []
 
 
@@ -136,7 +141,7 @@ def test_a_server_that_is_killed_is_a_failure_and_swept(cli: Cli) -> None:
     assert process.returncode == 1, err
     assert "The MCP server" in err
     assert "Traceback" not in err
-    assert stage.running() == []
+    stage.wait_until_gone()
     assert list(stage.tmp.iterdir()) == []
 
 
@@ -147,7 +152,7 @@ def test_an_engine_that_does_not_start_is_explained_and_swept(cli: Cli) -> None:
     assert "memory" in done.stderr.lower()
     assert "Next: " in done.stderr
     assert "Traceback" not in done.stderr
-    assert stage.running() == []
+    stage.wait_until_gone()
     assert list(stage.tmp.iterdir()) == []
 
 
@@ -156,7 +161,7 @@ def test_an_engine_that_dies_on_its_first_request(cli: Cli) -> None:
     done = stage.play("--json")
     assert done.returncode == 1, done.stdout
     assert json.loads(done.stdout)["success"] is False
-    assert stage.running() == []
+    stage.wait_until_gone()
     assert list(stage.tmp.iterdir()) == []
 
 
@@ -164,7 +169,7 @@ def test_orphans_of_an_engine_are_not_left(cli: Cli) -> None:
     stage = Stage(cli, orphan=True)
     done = stage.play()
     assert done.returncode == 0, done.stdout + done.stderr
-    assert stage.running() == []
+    stage.wait_until_gone()
 
 
 @pytest.mark.engine

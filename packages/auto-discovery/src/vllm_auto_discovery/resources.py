@@ -11,6 +11,7 @@ from pydantic import Field
 from vllm_auto_discovery.workplace import Workplace
 from vllm_mcp_protocol.errors import NotThere, SuiteError
 from vllm_mcp_protocol.hf.cache import Catalog
+from vllm_mcp_protocol.serving.completion import complete_names
 from vllm_mcp_protocol.serving.results import compact_json
 from vllm_mcp_protocol.serving.server import SuiteServer
 
@@ -69,6 +70,11 @@ def register(server: SuiteServer, work: Workplace) -> None:
             "its evidence, and the load-model call with the arguments of `load`. If none here can do it, say which "
             "one discover-models with source=hub finds, and its size."
         )
+
+    async def names() -> list[str]:
+        return [one.facts.model_id for one in (await work.scan()).models]
+
+    complete_names(server, ("model_id",), names)
 
 
 async def refresh_for_ever(server: SuiteServer, work: Workplace) -> None:

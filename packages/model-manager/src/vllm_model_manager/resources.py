@@ -1,18 +1,13 @@
 """Resources, prompts and completion: the same facts as the tools, for clients that pick rather than call."""
 
+from functools import partial
 from typing import Annotated
 
 from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
-from mcp_types import (
-    Completion,
-    CompletionArgument,
-    CompletionContext,
-    PromptReference,
-    ResourceTemplateReference,
-)
 from pydantic import Field
 
 from vllm_mcp_protocol.errors import NotThere, SuiteError
+from vllm_mcp_protocol.serving.completion import complete_names
 from vllm_mcp_protocol.serving.paging import page
 from vllm_mcp_protocol.serving.results import compact_json
 from vllm_mcp_protocol.serving.server import SuiteServer
@@ -21,9 +16,6 @@ from vllm_model_manager.tools.inform import describe, read_log
 from vllm_model_manager.workplace import Workplace
 
 _COMPLETED_ARGUMENTS = ("model_id", "to_model_id", "from_model_id")
-_MOST_COMPLETIONS = 100
-"""The protocol's limit."""
-
 _LOG_LINES = 200
 _MOST_ROWS = 200
 
@@ -34,7 +26,7 @@ def register(server: SuiteServer, work: Workplace) -> None:
     """Add all of them."""
     _register_resources(server, work)
     _register_prompts(server)
-    _register_completion(server, work)
+    complete_names(server, _COMPLETED_ARGUMENTS, partial(_names, work))
 
 
 def _register_resources(server: SuiteServer, work: Workplace) -> None:
@@ -111,20 +103,6 @@ def _register_prompts(server: SuiteServer) -> None:
             "the line of the log that shows it, then the one change that you would make, as a tool call. Do not make "
             "it before I agree."
         )
-
-
-def _register_completion(server: SuiteServer, work: Workplace) -> None:
-    @server.completion()  # type: ignore[no-untyped-call, untyped-decorator]
-    async def complete(
-        ref: PromptReference | ResourceTemplateReference,
-        argument: CompletionArgument,
-        context: CompletionContext | None,
-    ) -> Completion | None:
-        if argument.name not in _COMPLETED_ARGUMENTS:
-            return None
-        names = await _names(work)
-        found = [name for name in names if argument.value.lower() in name.lower()]
-        return Completion(values=found[:_MOST_COMPLETIONS], total=len(found), has_more=len(found) > _MOST_COMPLETIONS)
 
 
 async def _names(work: Workplace) -> list[str]:
