@@ -25,6 +25,7 @@ from vllm_mcp_protocol.files import read_end
 from vllm_mcp_protocol.hub_starter import CONNECT_LIMIT_S, START_LIMIT_S, HubStarter
 from vllm_mcp_protocol.model import (
     REVEAL,
+    Chore,
     Endpoint,
     EngineView,
     HubState,
@@ -141,6 +142,10 @@ class Hub:
         """Keep request defaults of a model; None forgets them."""
         body = _json({"model_id": model_id, "config": None if config is None else config.model_dump()})
         await self._ask("PUT", "/v1/model-configs", body)
+
+    async def set_chore(self, chore: Chore) -> None:
+        """Have `chore` done from time to time for as long as the hub runs. Asking twice is once."""
+        await self._ask("PUT", "/v1/chores", chore.model_dump_json(context=REVEAL))
 
     async def attach(self, url: str, api_key: str | None = None) -> None:
         """Show a running engine that this hub does not own. Attaching twice is once."""

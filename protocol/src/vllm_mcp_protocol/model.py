@@ -309,6 +309,35 @@ class LoadGrant(Value):
     """Engines that were (dry run: would be) unloaded to make room."""
 
 
+class Chore(Value):
+    """Work that the hub has done from time to time, once, however many clients asked for it."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9-]{0,39}$")
+    """The same name again replaces what was asked before."""
+    module: str = Field(pattern=r"^vllm_[a-z_]+(\.[a-z_]+)*$", max_length=100)
+    """Started as `python -m MODULE ARGUMENTS`, in a process and session of its own."""
+    arguments: tuple[str, ...] = Field(default=(), max_length=20)
+    every_s: float = Field(ge=1, le=86_400)
+    """From the end of one run to the beginning of the next."""
+    limit_s: float = Field(default=600.0, ge=1, le=86_400)
+    """A run that takes longer is ended."""
+    environment: Mapping[Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]{0,99}$")], Secret] = Field(default_factory=dict)
+    """Added to the environment that a hub has; kept in memory only."""
+
+
+class ChoreView(Value):
+    """A chore as the hub shows it."""
+
+    name: str
+    every_s: float
+    running: bool = False
+    runs: int = 0
+    last_exit_code: int | None = None
+    last_ended_at: float | None = None
+    last_words: str = ""
+    """The end of what the last run printed, without secrets; only of one that failed."""
+
+
 class HubState(Value):
     """Everything the hub knows, at one moment."""
 
@@ -321,6 +350,7 @@ class HubState(Value):
     devices: tuple[Device, ...]
     engines: tuple[EngineView, ...]
     model_configs: Mapping[str, ModelConfig] = Field(default_factory=dict)
+    chores: tuple[ChoreView, ...] = ()
 
     def serving(self, model_id: str) -> EngineView | None:
         """The engine that holds, or is getting, `model_id` (its id, served name, engine or adapter).

@@ -28,7 +28,7 @@ from vllm_mcp_protocol.errors import (
     SuiteError,
     error_classes,
 )
-from vllm_mcp_protocol.model import REVEAL, LoadRequest, LogTail, ModelConfig
+from vllm_mcp_protocol.model import REVEAL, Chore, LoadRequest, LogTail, ModelConfig
 
 log = logging.getLogger(__name__)
 
@@ -142,6 +142,7 @@ def make_app(supervisor: Supervisor) -> Starlette:
             route("/v1/engines/{id}/loras/unload", unload_lora),
             route("/v1/engines/{id}/logs", logs, "GET"),
             route("/v1/model-configs", model_configs, "PUT"),
+            route("/v1/chores", chores, "PUT"),
             route("/v1/attach", attach),
             route("/v1/leases", lease, "GET"),
         ]
@@ -205,6 +206,11 @@ async def logs(hub: Supervisor, request: Request) -> Response:
 async def model_configs(hub: Supervisor, request: Request) -> Response:
     asked = NewConfig.model_validate_json(await _body(request))
     await asyncio.to_thread(wishes.set_model_config, hub, asked.model_id, asked.config)
+    return JSONResponse({})
+
+
+async def chores(hub: Supervisor, request: Request) -> Response:
+    hub.chores.set(Chore.model_validate_json(await _body(request)))
     return JSONResponse({})
 
 

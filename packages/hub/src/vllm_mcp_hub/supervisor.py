@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_mcp_hub import __version__
+from vllm_mcp_hub.chores import Chores
 from vllm_mcp_hub.core import events as ev
 from vllm_mcp_hub.core.ledger import BrokenPromise, Engine, Ledger
 from vllm_mcp_hub.core.lifecycle import step
@@ -71,6 +72,7 @@ class Supervisor:
         self.model_configs = ModelConfigs(root / "models.json")
         self.history = StartHistory(root / "starts.jsonl")
         self.audit = AuditLog(root / "audit.jsonl")
+        self.chores = Chores(root)
         # Above every epoch of an earlier hub, so that who waits for a change sees that there is a new one.
         self.epoch = time.time_ns() // 1_000_000
         self.started_s = time.monotonic()
@@ -258,6 +260,7 @@ class Supervisor:
             devices=tuple(self._with_promises(device) for device in self.devices),
             engines=tuple(self.views()),
             model_configs=self.model_configs.all(),
+            chores=self.chores.views(),
         )
 
     async def see_devices(self) -> Sequence[Device]:
