@@ -8,7 +8,15 @@ import pytest
 from uv import find_uv_bin
 
 ROOT = Path(__file__).parent
-PACKAGES = ("protocol", "packages/hub", "packages/model-manager", "packages/auto-discovery", "packages/cli", ".")
+PACKAGES = (
+    "protocol",
+    "packages/hub",
+    "packages/model-manager",
+    "packages/auto-discovery",
+    "packages/state-persistence",
+    "packages/cli",
+    ".",
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -23,7 +23,14 @@ from vllm_mcp_protocol.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 GIB = 1024**3
-_PACKAGES = ("protocol", "packages/hub", "packages/model-manager", "packages/auto-discovery", "packages/cli")
+_PACKAGES = (
+    "protocol",
+    "packages/hub",
+    "packages/model-manager",
+    "packages/auto-discovery",
+    "packages/state-persistence",
+    "packages/cli",
+)
 SOURCES = [ROOT, *(ROOT / package / "src" for package in _PACKAGES)]
 
 

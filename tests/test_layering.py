@@ -39,8 +39,8 @@ IMPURE = {
     *("socket", "ssl", "http", "subprocess", "signal", "ctypes", "logging", "warnings", "sys"),
 }
 IMPURE_CALLS = {"open", "print", "input", "exec", "eval", "breakpoint", "__import__"}
-VALUES = ("pydantic", "pydantic_core", "annotated_types", "pathlib.PurePath")
-"""Values that validate themselves, and paths that touch no disk."""
+VALUES = ("pydantic", "pydantic_core", "annotated_types", "pathlib.PurePath", "cryptography", "zstandard")
+"""Values that validate themselves, paths that touch no disk, and libraries that only compute."""
 CLOCK_READS = {"now", "utcnow", "today"}
 """Methods of datetime and date; the rest of that module only computes."""
 MODULES_OF = {

@@ -13,6 +13,7 @@ PROGRAMS = (
     "node@22",  # the inspector needs 22.19; machines have older ones
     "@modelcontextprotocol/conformance@0.2.0-alpha.12",
     "@modelcontextprotocol/inspector@2.12.0",
+    "@anthropic-ai/claude-code@2.1.197",  # 4 s and 235 MB
     "opencode-ai@1.18.33",  # 14 s and 350 MB to install; a binary that needs no Node
 )
 _QUIET = ("--no-audit", "--no-fund", "--no-save", "--no-package-lock", "--loglevel=error")

@@ -19,7 +19,7 @@ from vllm_mcp_protocol.settings import Settings
 def server_commands() -> dict[str, tuple[str, ...]]:
     """Each server's name and command: the toy, which has every kind of trouble, and all that are installed."""
     commands: dict[str, tuple[str, ...]] = {"vllm-toy": TOY_COMMAND}
-    for package in ("vllm_model_manager", "vllm_auto_discovery"):
+    for package in ("vllm_model_manager", "vllm_auto_discovery", "vllm_state_persistence"):
         if importlib.util.find_spec(package) is not None:
             commands[package.replace("_", "-")] = (sys.executable, "-m", package)
     return commands
@@ -29,7 +29,8 @@ def server_commands() -> dict[str, tuple[str, ...]]:
 def http_server(command: tuple[str, ...], folder: Path) -> Iterator[str]:
     """The address of a server on a free port, with its state in `folder`; ended afterwards."""
     words = [*command, "--transport", "http", "--port", "0"]
-    env = server_env(VLLM_HUB_DIR=str(folder / "hub"), HF_HOME=str(folder / "hf"))
+    key = "passphrase:of the tests alone"  # state persistence saves nothing without one
+    env = server_env(VLLM_HUB_DIR=str(folder / "hub"), HF_HOME=str(folder / "hf"), ENCRYPTION_KEY=key)
     with subprocess.Popen(words, stderr=subprocess.PIPE, env=env, cwd=ROOT, text=True) as process:
         assert process.stderr is not None
         try:

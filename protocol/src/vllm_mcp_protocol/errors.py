@@ -4,7 +4,8 @@
     ├── BadInput               INVALID_ARGUMENT · UNKNOWN_ARGUMENT · CONFLICTING_FLAGS · FLAG_NOT_ALLOWED
     │                          FLAG_NOT_SUPPORTED · PATH_NOT_ALLOWED · INVALID_SETTING · CLIENT_CONFIG_INVALID
     ├── NotThere               TOOL_NOT_FOUND · MODEL_NOT_FOUND · REVISION_NOT_FOUND · FILE_NOT_FOUND
-    │                          MODEL_NOT_LOADED · ENGINE_NOT_FOUND · LORA_NOT_FOUND
+    │                          MODEL_NOT_LOADED · ENGINE_NOT_FOUND · LORA_NOT_FOUND · SESSION_NOT_FOUND
+    │                          STATE_NOT_FOUND
     ├── NoRoom                 GPU_MEMORY_INSUFFICIENT · GPU_MEMORY_HELD · NO_SUCH_GPU · TOO_FEW_DEVICES
     │                          DISK_FULL · PORT_IN_USE
     ├── NotNow                 MODEL_BUSY · DEVICE_SETTLING · REMOTE_ENGINE · NOT_SUPPORTED · FORCE_REQUIRED
@@ -13,6 +14,7 @@
     ├── EngineFailed           ENGINE_OUT_OF_MEMORY · … (see `EngineFailed`) · ENGINE_START_FAILED
     ├── EngineRequestFailed    ENGINE_REQUEST_FAILED · ENGINE_UNREACHABLE · ENGINE_TIMEOUT
     ├── HuggingFaceFailed      HF_UNREACHABLE · HF_UNAUTHORIZED · HF_RATE_LIMITED · DOWNLOAD_FAILED
+    ├── StateTrouble           KEY_MISSING · KEY_WRONG · STORE_DAMAGED · STORE_TOO_NEW · STORE_BUSY · SOURCE_UNREADABLE
     └── HubTrouble             HUB_UNAVAILABLE · HUB_TOO_NEW · HUB_TOO_OLD · STATE_DIR_REFUSED · VLLM_NOT_INSTALLED
 
 A message names the thing, the value, the limit and who holds it; `suggestion` is a next step that works.
@@ -138,6 +140,16 @@ class EngineNotFound(NotThere):
 
 class LoraNotFound(NotThere):
     code = "LORA_NOT_FOUND"
+
+
+class SessionNotFound(NotThere):
+    """No client has such a session here, and no snapshot is of one."""
+
+    code = "SESSION_NOT_FOUND"
+
+
+class StateNotFound(NotThere):
+    code = "STATE_NOT_FOUND"
 
 
 class NoRoom(SuiteError):
@@ -330,6 +342,48 @@ class DownloadFailed(HuggingFaceFailed):
     """A download ended before it was complete; what was fetched is kept."""
 
     code = "DOWNLOAD_FAILED"
+
+
+class StateTrouble(SuiteError):
+    """The store of snapshots, its key, or a client's own files."""
+
+    code = "STATE_TROUBLE"
+
+
+class KeyMissing(StateTrouble):
+    """The store is encrypted, and no key was given or found."""
+
+    code = "KEY_MISSING"
+
+
+class KeyWrong(StateTrouble):
+    """A key is there, and it is not the store's."""
+
+    code = "KEY_WRONG"
+
+
+class StoreDamaged(StateTrouble):
+    """What is read back is not what was written."""
+
+    code = "STORE_DAMAGED"
+
+
+class StoreTooNew(StateTrouble):
+    """A later version wrote the store."""
+
+    code = "STORE_TOO_NEW"
+
+
+class StoreBusy(StateTrouble):
+    """Another process holds the store for longer than a save takes."""
+
+    code = "STORE_BUSY"
+
+
+class SourceUnreadable(StateTrouble):
+    """A client's own files are damaged, or of a version that is not known here."""
+
+    code = "SOURCE_UNREADABLE"
 
 
 class HubTrouble(SuiteError):

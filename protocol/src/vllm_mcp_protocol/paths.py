@@ -27,6 +27,8 @@ _HUBS_FILES = {
     "metadata",
     "downloads",
     "client-configs",
+    "state.db",
+    "state.key",
 }
 _NETWORK_FILE_SYSTEMS = {
     "nfs",

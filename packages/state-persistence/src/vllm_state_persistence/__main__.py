@@ -1,0 +1,21 @@
+"""The command `vllm-state-persistence`: the server, and the keys and the store by hand."""
+
+import sys
+
+
+def main() -> int:
+    """Do what the command line says; the exit code."""
+    from vllm_state_persistence.commands import COMMANDS
+
+    if len(sys.argv) > 1 and sys.argv[1] in COMMANDS:
+        from vllm_state_persistence.commands import run_command
+
+        return run_command(sys.argv[1:])
+    from vllm_mcp_protocol.serving.command import run
+    from vllm_state_persistence.description import DESCRIPTION
+
+    return run(DESCRIPTION)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,57 @@
+"""Background snapshots: every session that was saved before and changed since, and what the rules let go."""
+
+from dataclasses import dataclass, field
+
+from anyio import to_thread
+
+from vllm_mcp_protocol.errors import SessionNotFound, SuiteError
+from vllm_state_persistence.core.session import SessionRef
+from vllm_state_persistence.retaining import due, rules_of
+from vllm_state_persistence.saving import Extras, save_session
+from vllm_state_persistence.sources.base import Source
+from vllm_state_persistence.store.maintenance import prune
+from vllm_state_persistence.workplace import Workplace, now
+
+
+@dataclass
+class Done:
+    """What came of it."""
+
+    saved: int = 0
+    unchanged: int = 0
+    dropped: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+async def save_what_changed(work: Workplace) -> Done:
+    """Save again what somebody saved once: a session that nobody asked to keep is not kept behind their back."""
+    done = Done()
+    store = await work.store()
+    capture, _ = await work.capture()
+    for source, ref in await _known_sessions(work):
+        try:
+            saved = await save_session(work, source, ref, Extras(capture))
+        except SessionNotFound:
+            continue  # deleted in its client since it was listed
+        except SuiteError as error:
+            done.problems.append(f"{ref.source} {ref.session_id}: {error}")
+            continue
+        done.unchanged += saved.unchanged
+        done.saved += not saved.unchanged
+    drops = await due(store, rules_of(work.settings), now())
+    if drops:
+        await store.drop([drop.state_id for drop in drops])
+        await prune(store)
+    done.dropped = len(drops)
+    return done
+
+
+async def _known_sessions(work: Workplace) -> list[tuple[Source, SessionRef]]:
+    """Sessions of clients here of which there is a snapshot."""
+    store = await work.store()
+    saved = {(info.source, info.session_id) for info in (await store.sessions()).items}
+    found: list[tuple[Source, SessionRef]] = []
+    for source in work.sources():
+        look = await to_thread.run_sync(source.look, None)
+        found += [(source, ref) for ref in look.sessions if (ref.source, ref.session_id) in saved]
+    return found

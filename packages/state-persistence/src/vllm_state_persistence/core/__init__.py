@@ -1,0 +1,1 @@
+"""Pure decisions of state persistence: no files, no clock, no randomness."""

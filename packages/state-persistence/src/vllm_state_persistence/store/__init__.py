@@ -1,0 +1,1 @@
+"""The store: one SQLite file, everything sensitive in it sealed."""

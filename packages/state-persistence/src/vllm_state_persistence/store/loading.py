@@ -1,0 +1,151 @@
+"""A snapshot that is read: its parts, and its records as a stream."""
+
+from collections.abc import AsyncIterator
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from vllm_mcp_protocol.errors import StoreDamaged
+from vllm_state_persistence.core.manifest import Entry, Manifest, Ref, Span
+from vllm_state_persistence.core.session import Record, SessionContent, SessionRef
+from vllm_state_persistence.store.desk import Desk
+from vllm_state_persistence.store.reading import BATCH_BYTES, Reader, sized_batches
+from vllm_state_persistence.store.results import Damage, StateInfo
+from vllm_state_persistence.store.states import StateRow, by_id
+
+_RECORDS_AT_ONCE = 500
+
+
+class LoadedState:
+    """A snapshot. Nothing of its content is read before it is asked for."""
+
+    def __init__(self, desk: Desk, row: StateRow) -> None:
+        self._desk = desk
+        self._row = row
+        self._reader: Reader | None = None
+
+    @property
+    def info(self) -> StateInfo:
+        return self._row.info
+
+    @property
+    def ref(self) -> SessionRef:
+        facts = self._row.snapshot.facts
+        return SessionRef(
+            source=facts.source,  # type: ignore[arg-type] # what a source wrote
+            session_id=facts.session_id,
+            project=facts.project,
+            title=facts.title,
+            updated_at=facts.updated_at,
+            location=facts.location,
+            marker=facts.marker,
+        )
+
+    @property
+    def manifest(self) -> Manifest:
+        return self._row.snapshot.manifest
+
+    async def header(self) -> bytes:
+        """Raises StoreDamaged, here and below, naming what cannot be read."""
+        return await self._part("header", self.manifest.header)
+
+    async def engines(self) -> bytes | None:
+        """As they were saved; None when the snapshot has none."""
+        return await self._part("engines", self.manifest.engines) if self.manifest.engines else None
+
+    async def metrics(self) -> bytes | None:
+        """As they were saved; None when the snapshot has none."""
+        return await self._part("metrics", self.manifest.metrics) if self.manifest.metrics else None
+
+    async def _part(self, what: str, ref: Ref) -> bytes:
+        async with self._desk.reading() as connection:
+            (content,) = await self._using(connection).contents([ref])
+            if isinstance(content, StoreDamaged):
+                raise await self._explained(connection, self._damage(what, what, content))
+            return content
+
+    async def records(self, *, start: int = 0, damaged: list[Damage] | None = None) -> AsyncIterator[Record]:
+        """The records from number `start` on, in order.
+
+        One that cannot be read raises StoreDamaged naming it; with a list for `damaged` it is put there, and the
+        others go on.
+        """
+        at = 0
+        for span in self.manifest.spans:
+            if at + span.records > start:
+                skipped = max(0, start - at)
+                async for record in self._of_span(span, skipped, at, damaged):
+                    yield record
+            at += span.records
+
+    async def entries(self, *, start: int = 0, damaged: list[Damage] | None = None) -> AsyncIterator[Entry]:
+        """The records without their content: for lists and comparisons."""
+        at = 0
+        for span in self.manifest.spans:
+            if at + span.records > start:
+                for entry in await self._entries(span, at, damaged):
+                    if at >= start:
+                        yield entry
+                    at += 1
+            else:
+                at += span.records
+
+    async def content(self) -> SessionContent:
+        """All of it at once. Raises StoreDamaged."""
+        return SessionContent(self.ref, await self.header(), [record async for record in self.records()])
+
+    async def _of_span(self, span: Span, skipped: int, at: int, damaged: list[Damage] | None) -> AsyncIterator[Record]:
+        entries = (await self._entries(span, at, damaged))[skipped:]
+        sized = ((entry, entry.content.size) for entry in entries)
+        for batch in sized_batches(sized, _RECORDS_AT_ONCE, BATCH_BYTES):
+            async with self._desk.reading() as connection:
+                contents = await self._using(connection).contents([entry.content for entry in batch])
+                found: list[Record] = []
+                for entry, content in zip(batch, contents, strict=True):
+                    if isinstance(content, StoreDamaged):
+                        damage = self._damage("record", f"{entry.kind} {entry.key}", content)
+                        await self._note(connection, damage, damaged)
+                    else:
+                        found.append(Record(entry.kind, entry.key, content, entry.role, entry.preview))
+            for record in found:
+                yield record
+
+    async def _entries(self, span: Span, at: int, damaged: list[Damage] | None) -> list[Entry]:
+        async with self._desk.reading() as connection:
+            try:
+                entries = await self._using(connection).segment(span.segment)
+            except StoreDamaged as error:
+                name = f"{at + 1} to {at + span.records}"
+                await self._note(connection, self._damage("records", name, error), damaged)
+                return []
+        return entries[span.start : span.start + span.records]
+
+    async def _note(self, connection: AsyncConnection, damage: Damage, damaged: list[Damage] | None) -> None:
+        if damaged is None:
+            raise await self._explained(connection, damage)
+        damaged.append(damage)
+
+    async def _explained(self, connection: AsyncConnection, damage: Damage) -> StoreDamaged:
+        """Raises StateNotFound when the snapshot was dropped and pruned while it was read."""
+        await by_id(connection, self._desk.cipher, damage.state_id, dropped=True)
+        return StoreDamaged(
+            f"Damage in the store of snapshots: {damage}.",
+            suggestion="Run `vllm-state-persistence verify` to see what else is damaged; the rest stays readable.",
+            state_id=damage.state_id,
+            session_id=damage.session_id,
+            what=damage.what,
+            name=damage.name,
+            why=damage.reason,
+        )
+
+    def _damage(self, what: str, name: str, error: StoreDamaged) -> Damage:
+        facts = self._row.snapshot.facts
+        reason = str(error.info.details.get("why", error.info.message))
+        return Damage(facts.state_id, facts.session_id, what, name, reason)
+
+    def _using(self, connection: AsyncConnection) -> Reader:
+        """A reader on this connection, which remembers the packs that the last one opened."""
+        reader = self._desk.reader(connection)
+        if self._reader is not None:
+            reader.remembers(self._reader)
+        self._reader = reader
+        return reader

@@ -1,0 +1,254 @@
+"""Rows of snapshots: written, found, read, and counted.
+
+What stands in clear in a row (whose it is, when it was taken) is compared with what is sealed in it. The census is a
+sealed count of the rows and a sum over their names: a row that was taken away, or put back from an older file, shows.
+"""
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from sqlalchemy import ColumnElement, RowMapping, bindparam, insert, select, text, update
+from sqlalchemy.exc import DatabaseError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from vllm_mcp_protocol.errors import StateNotFound, StoreDamaged
+from vllm_state_persistence.core.ids import ID_BYTES
+from vllm_state_persistence.core.session import SourceName
+from vllm_state_persistence.core.snapshot import Snapshot, decode_snapshot, encode_snapshot
+from vllm_state_persistence.store.cipher import Cipher
+from vllm_state_persistence.store.database import is_corrupt
+from vllm_state_persistence.store.reading import survivors, unreadable
+from vllm_state_persistence.store.results import StateInfo
+from vllm_state_persistence.store.schema import meta, states
+
+STATE_ID_BYTES = 8
+
+_STANDING = text(
+    "SELECT (SELECT max(number) FROM data_keys) AS newest_key, (SELECT max(number) FROM dictionaries) AS dictionary, "
+    "coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'packs'), 0) AS last_pack, "
+    "coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'states'), 0) AS last_state, "
+    "(SELECT value FROM meta WHERE name = 'census') AS census"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where the store stands at the beginning of a transaction."""
+
+    newest_key: int | None
+    dictionary: int | None
+    last_pack: int
+    last_state: int
+    census: bytes | None
+
+
+async def standing(connection: AsyncConnection) -> Standing:
+    return Standing(*(await connection.execute(_STANDING)).one())
+
+
+@dataclass(frozen=True, slots=True)
+class StateRow:
+    """A row that was read and found to be sound."""
+
+    number: int
+    new_bytes: int
+    dropped: bool
+    snapshot: Snapshot
+
+    @property
+    def state_id(self) -> str:
+        return self.snapshot.facts.state_id
+
+    @property
+    def info(self) -> StateInfo:
+        facts, manifest = self.snapshot.facts, self.snapshot.manifest
+        return StateInfo(
+            state_id=facts.state_id,
+            parent_state_id=facts.parent_state_id,
+            source=facts.source,
+            session_id=facts.session_id,
+            project=facts.project,
+            title=facts.title,
+            location=facts.location,
+            marker=facts.marker,
+            updated_at=facts.updated_at,
+            at=facts.at,
+            records=manifest.records,
+            messages=manifest.messages,
+            logical_bytes=manifest.logical_bytes,
+            size_bytes=facts.size_bytes,
+            new_bytes=self.new_bytes,
+            description=facts.description,
+            tags=facts.tags,
+            has_engines=manifest.engines is not None,
+            has_metrics=manifest.metrics is not None,
+            lost_records=facts.lost,
+        )
+
+
+def shown_id(state_id: object) -> str:
+    """Damage may have made something else of it."""
+    return f"s-{state_id.hex()}" if isinstance(state_id, bytes) else "s-?"
+
+
+def stored_id(state_id: str) -> bytes:
+    """Raises StateNotFound for what is no id."""
+    try:
+        found = bytes.fromhex(state_id.removeprefix("s-"))
+    except ValueError:
+        found = b""
+    if len(found) != STATE_ID_BYTES or shown_id(found) != state_id:
+        raise not_found(state_id)
+    return found
+
+
+def not_found(state_id: str) -> StateNotFound:
+    return StateNotFound(
+        f"There is no snapshot {state_id[:80]!r}.",
+        suggestion="Call list-states for those that there are.",
+        state_id=state_id[:80],
+    )
+
+
+def session_key(cipher: Cipher, source: str, session_id: str) -> bytes:
+    return cipher.name_of("session", source, session_id)
+
+
+def session_keys(cipher: Cipher, session_id: str) -> list[bytes]:
+    """Of sessions with this id, whatever client they are of."""
+    return [session_key(cipher, source, session_id) for source in get_args(SourceName)]
+
+
+def read_row(cipher: Cipher, row: RowMapping | Mapping[str, Any]) -> StateRow:
+    """Raises StoreDamaged naming the snapshot."""
+    number, name = row["number"], shown_id(row["state_id"])
+    try:
+        snapshot = decode_snapshot(cipher.unseal("state", number, row["sealed"]))
+    except StoreDamaged as error:
+        raise error.with_details(f"Snapshot {name} cannot be read: {_why(error)}.", state_id=name) from error
+    except ValueError as error:
+        raise unreadable(f"snapshot {name}", str(error)).with_details(state_id=name) from error
+    facts = snapshot.facts
+    in_clear = (row["state_id"], row["session"], row["at"])
+    if in_clear != (stored_id(facts.state_id), session_key(cipher, facts.source, facts.session_id), facts.at):
+        raise unreadable(f"snapshot {name}", "its row was changed").with_details(state_id=name)
+    return StateRow(number, row["new_bytes"], bool(row["dropped"]), snapshot)
+
+
+def _why(error: StoreDamaged) -> str:
+    return str(error.info.details.get("why", error.info.message))
+
+
+async def newest_first(
+    connection: AsyncConnection, *conditions: ColumnElement[bool], at_once: int = 50
+) -> AsyncIterator[RowMapping]:
+    """Rows of snapshots, few at a time; where pages of the file are damaged, those that are not on them."""
+    before: int | None = None
+    while True:
+        query = select(states).where(*conditions).order_by(states.c.number.desc()).limit(at_once)
+        if before is not None:
+            query = query.where(states.c.number < before)
+        try:
+            rows = (await connection.execute(query)).mappings().all()
+        except DatabaseError as error:
+            if not is_corrupt(error):
+                raise
+            break
+        for row in rows:
+            yield row
+        if len(rows) < at_once:
+            return
+        before = rows[-1]["number"]
+    last = (await standing(connection)).last_state if before is None else before - 1
+    query = select(states).where(*conditions).where(states.c.number.in_(bindparam("numbers", expanding=True)))
+    for row in await survivors(connection, query, "numbers", range(last, 0, -1)):
+        yield row
+
+
+async def newest(connection: AsyncConnection, cipher: Cipher, session: bytes) -> StateRow | None:
+    """The newest snapshot of a session that can be read."""
+    async for row in newest_first(connection, states.c.session == session, states.c.dropped == 0, at_once=1):
+        try:
+            return read_row(cipher, row)
+        except StoreDamaged:
+            continue
+    return None
+
+
+async def by_id(connection: AsyncConnection, cipher: Cipher, state_id: str, *, dropped: bool = False) -> StateRow:
+    """A snapshot, with `dropped` also one that waits for a prune. Raises StateNotFound, StoreDamaged."""
+    wanted = select(states).where(states.c.state_id == stored_id(state_id), states.c.dropped <= int(dropped))
+    row = (await connection.execute(wanted)).mappings().one_or_none()
+    if row is None:
+        raise not_found(state_id)
+    return read_row(cipher, row)
+
+
+async def add_row(connection: AsyncConnection, cipher: Cipher, snapshot: Snapshot, number: int, pack_bytes: int) -> int:
+    """Write a snapshot; the bytes that the store holds more with it, `pack_bytes` of packs included."""
+    sealed = cipher.seal("state", number, encode_snapshot(snapshot))
+    facts = snapshot.facts
+    new_bytes = pack_bytes + len(sealed)
+    row = {
+        "number": number,
+        "state_id": stored_id(facts.state_id),
+        "session": session_key(cipher, facts.source, facts.session_id),
+        "at": facts.at,
+        "new_bytes": new_bytes,
+        "dropped": 0,
+        "sealed": sealed,
+    }
+    await connection.execute(insert(states), row)
+    return new_bytes
+
+
+async def change_row(connection: AsyncConnection, cipher: Cipher, number: int, snapshot: Snapshot) -> None:
+    """Seal a snapshot anew, in its place."""
+    sealed = cipher.seal("state", number, encode_snapshot(snapshot))
+    await connection.execute(update(states).where(states.c.number == number).values(sealed=sealed))
+
+
+# The census
+
+
+@dataclass(frozen=True, slots=True)
+class Census:
+    """How many rows there are, and a sum (exclusive or) over their names."""
+
+    rows: int = 0
+    names: int = 0
+
+    def with_row(self, cipher: Cipher, state_id: bytes, dropped: bool) -> "Census":
+        return Census(self.rows + 1, self.names ^ _name(cipher, state_id, dropped))
+
+    def without(self, cipher: Cipher, state_id: bytes, dropped: bool) -> "Census":
+        return Census(self.rows - 1, self.names ^ _name(cipher, state_id, dropped))
+
+
+def _name(cipher: Cipher, state_id: bytes, dropped: bool) -> int:
+    return int.from_bytes(cipher.name_of("state", state_id.hex(), "dropped" if dropped else ""), "big")
+
+
+def read_census(cipher: Cipher, sealed: bytes | None) -> Census:
+    """Raises StoreDamaged."""
+    if sealed is None:
+        raise unreadable("the census of snapshots", "it is not there")
+    found = json.loads(cipher.unseal("census", "of all", sealed))
+    return Census(found["rows"], int(found["names"], 16))
+
+
+async def write_census(connection: AsyncConnection, cipher: Cipher, census: Census) -> None:
+    data = json.dumps({"rows": census.rows, "names": f"{census.names:0{2 * ID_BYTES}x}"}).encode()
+    row = {"name": "census", "value": cipher.seal("census", "of all", data)}
+    await connection.execute(insert(meta).prefix_with("OR REPLACE"), row)
+
+
+async def count_rows(connection: AsyncConnection, cipher: Cipher) -> Census:
+    """The census that the rows themselves give."""
+    census = Census()
+    for state_id, dropped in await connection.execute(select(states.c.state_id, states.c.dropped)):
+        if isinstance(state_id, bytes):
+            census = census.with_row(cipher, state_id, bool(dropped))
+    return census
