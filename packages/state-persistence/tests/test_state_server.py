@@ -160,6 +160,30 @@ async def test_the_hub_saves_what_changed_while_no_client_does(new_desk: Callabl
         newest = (await desk.call("list-states"))["states"][0]
         assert (newest["parent_state_id"], newest["messages"]) == (first["state_id"], 2)
 
+        (chore,) = (await hub.state()).chores
+        with anyio.fail_after(60):
+            while (await hub.state()).chores[0].runs < chore.runs + 2:
+                await anyio.sleep(0.2)
+        assert len((await desk.call("list-states"))["states"]) == 2, "nothing changed, so nothing is saved"
+
+
+async def test_a_session_that_has_not_changed_is_not_read_and_comes_back(modern: Desk) -> None:
+    """Neither its messages nor its header."""
+    folder = Path(os.environ["HOME"]) / ".claude/projects/-work"
+    folder.mkdir(parents=True)
+    transcript = folder / "11111111-2222-3333-4444-555555555555.jsonl"
+    line = {"type": "user", "sessionId": transcript.stem, "cwd": "/work", "message": {"role": "user", "content": "one"}}
+    transcript.write_text(json.dumps(line) + "\n")
+    wanted = {"session_id": transcript.stem, "source": "claude-code"}
+    first = await modern.call("save-state", **wanted)
+    again = await modern.call("save-state", **wanted)
+    assert (again["unchanged"], again["state_id"]) == (True, first["state_id"])
+    tagged = await modern.call("save-state", tags=["keep"], **wanted)
+    assert (tagged["parent_state_id"], tagged["messages"]) == (first["state_id"], 1)
+    restored = await modern.call("load-state", session_id=transcript.stem, restore_models=False)
+    written = json.loads(Path(restored["where"]).read_text())
+    assert {**written, "sessionId": transcript.stem, "cwd": "/work"} == line
+
 
 async def test_bad_input_is_explained(modern: Desk) -> None:
     await modern.fail("save-state", "SESSION_NOT_FOUND")

@@ -24,11 +24,16 @@ class Done:
 
 
 async def save_what_changed(work: Workplace) -> Done:
-    """Save again what somebody saved once: a session that nobody asked to keep is not kept behind their back."""
+    """Save again what somebody saved once and what changed since: a session that nobody asked to keep is not kept
+    behind their back, and a change of the engines alone makes no snapshot of every conversation.
+    """
     done = Done()
     store = await work.store()
     capture, _ = await work.capture()
-    for source, ref in await _known_sessions(work):
+    for source, ref, marker in await _known_sessions(work):
+        if marker == ref.marker:
+            done.unchanged += 1
+            continue
         try:
             saved = await save_session(work, source, ref, Extras(capture))
         except SessionNotFound:
@@ -46,12 +51,15 @@ async def save_what_changed(work: Workplace) -> Done:
     return done
 
 
-async def _known_sessions(work: Workplace) -> list[tuple[Source, SessionRef]]:
-    """Sessions of clients here of which there is a snapshot."""
+async def _known_sessions(work: Workplace) -> list[tuple[Source, SessionRef, str]]:
+    """Sessions of clients here of which there is a snapshot, with the marker of the newest one."""
     store = await work.store()
-    saved = {(info.source, info.session_id) for info in (await store.sessions()).items}
-    found: list[tuple[Source, SessionRef]] = []
+    saved = {(info.source, info.session_id): info.marker for info in (await store.sessions()).items}
+    found: list[tuple[Source, SessionRef, str]] = []
     for source in work.sources():
         look = await to_thread.run_sync(source.look, None)
-        found += [(source, ref) for ref in look.sessions if (ref.source, ref.session_id) in saved]
+        for ref in look.sessions:
+            marker = saved.get((ref.source, ref.session_id))
+            if marker is not None:
+                found.append((source, ref, marker))
     return found

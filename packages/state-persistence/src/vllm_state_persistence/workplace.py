@@ -81,7 +81,7 @@ class Workplace:
     async def read(self, source: Source, ref: SessionRef, head: Head | None) -> SessionContent:
         """The session, without what the last snapshot has already. One that has not changed is not read."""
         if head is not None and head.marker == ref.marker:
-            return SessionContent(ref, b"", (), kept=head.records)
+            return SessionContent(ref, b"", (), kept=head.records, same_header=True)
         known = None if head is None else Previous(head.records, head.tail, head.marker)
         return await to_thread.run_sync(source.read, ref, known)
 

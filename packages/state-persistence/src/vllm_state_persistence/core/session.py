@@ -61,3 +61,5 @@ class SessionContent:
     """In order; without the first `kept`."""
     kept: int = 0
     """So many records at the beginning are those of the last snapshot, unchanged."""
+    same_header: bool = False
+    """The header is that of the last snapshot, and was not read: `header` is empty."""

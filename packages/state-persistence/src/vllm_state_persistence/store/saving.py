@@ -64,8 +64,12 @@ class Saving:
     async def draft(self, content: SessionContent, extras: Extras, records: Iterable[Record]) -> Draft:
         """`records` are those after the first `content.kept`. Raises StoreDamaged where the base is needed, and cannot
         be read."""
-        given = [content.header, *(part for part in (extras.engines, extras.metrics) if part is not None)]
-        refs = await self.writer.put(given)
+        if content.same_header:
+            assert self.base is not None, "the store has looked for it"  # noqa: S101
+            refs = [self.base.snapshot.manifest.header]
+        else:
+            refs = await self.writer.put([content.header])
+        refs += await self.writer.put([part for part in (extras.engines, extras.metrics) if part is not None])
         kept, same = await self._records(content.kept, records)
         spans = await self._uncrowded(joined(self._spans))
         engines = refs[1] if extras.engines is not None else None

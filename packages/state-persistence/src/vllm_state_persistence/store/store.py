@@ -300,10 +300,10 @@ async def _prepare(work: Work, request: SaveRequest) -> _Prepared:
 async def _base(work: Work, request: SaveRequest, head: StateRow | None) -> StateRow | None:
     """What the content's `kept` counts from. Raises StateNotFound, and ValueError for more than that has."""
     kept = request.content.kept
-    if not kept:
+    if not kept and not request.content.same_header:
         return head
     if request.base is None:
-        raise ValueError("kept records are those of a snapshot: say of which")
+        raise ValueError("what is kept is that of a snapshot: say of which")
     same = head is not None and head.state_id == request.base
     base = head if same else await by_id(work.connection, work.cipher, request.base, dropped=True)
     if base is None or kept > base.snapshot.manifest.records or not _of_session(base, request):

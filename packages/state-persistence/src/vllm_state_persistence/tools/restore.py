@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from anyio import to_thread
 from pydantic import Field
 
-from vllm_mcp_protocol.errors import BadInput
+from vllm_mcp_protocol.errors import BadInput, SuiteError
 from vllm_mcp_protocol.serving.context import Progress, client_is_gone
 from vllm_mcp_protocol.serving.server import DESTROY, SuiteServer, ToolContext
 from vllm_state_persistence import parameters as p
@@ -92,8 +92,9 @@ def register(server: SuiteServer, work: Workplace) -> None:
 
 async def _load(work: Workplace, ctx: ToolContext, loaded: LoadedState, wish: Wish) -> LoadResult:
     content = await loaded.content() if wish.conversations else None
+    steps, missing = await _steps(work, loaded, wish)  # first: where this fails, nothing is written
     written = await _write(work, loaded, content, wish) if content is not None else None
-    outcomes, warnings = await _engines(work, ctx, loaded, wish)
+    outcomes = await _engines(work, ctx, steps, wish)
     warmed = await _warm(work, content, outcomes, wish)
     models = [_restored(one) for one in outcomes]
     partly = any(not one.done for one in models)
@@ -112,7 +113,7 @@ async def _load(work: Workplace, ctx: ToolContext, loaded: LoadedState, wish: Wi
         how_to_continue=_how(written),
         messages=_inline(content.records) if content is not None and wish.where == "inline" else None,
         warm=warmed,
-        warnings=[*warnings, *(written.notes if written is not None else ())],
+        warnings=[*missing, *(written.notes if written is not None else ())],
     )
 
 
@@ -126,21 +127,29 @@ async def _write(work: Workplace, loaded: LoadedState, content: SessionContent, 
     return await to_thread.run_sync(source.write, content, target)
 
 
-async def _engines(
-    work: Workplace, ctx: ToolContext, loaded: LoadedState, wish: Wish
-) -> tuple[Sequence[Outcome], list[str]]:
+async def _steps(work: Workplace, loaded: LoadedState, wish: Wish) -> tuple[Sequence[Step], list[str]]:
+    """What has to be done for the engines, and what the snapshot lacks. Raises what keeps the hub from answering."""
     captured = await capture_of(loaded) if wish.models else None
     if captured is None:
         return (), ["the snapshot holds no engines"] if wish.models else []
-    steps = await make_plan(work.hub, work.site, captured, force=wish.force)
-    if wish.dry_run:
-        return [Outcome(step, "pending", step.reason) for step in steps], []
+    try:
+        return await make_plan(work.hub, work.site, captured, force=wish.force), []
+    except SuiteError as error:
+        if wish.conversations:
+            suggestion = f"{error.info.suggestion}; restore_models=false brings the conversation alone"
+            raise error.with_details(suggestion=suggestion.lstrip("; ")) from error
+        raise
+
+
+async def _engines(work: Workplace, ctx: ToolContext, steps: Sequence[Step], wish: Wish) -> Sequence[Outcome]:
+    if wish.dry_run or not steps:
+        return [Outcome(step, "pending", step.reason) for step in steps]
     progress = Progress(ctx)
 
     async def report(done: int, total: int, words: str) -> None:
         await progress(done, max(total, 1), words)
 
-    outcomes = await restore(
+    return await restore(
         work.hub,
         steps,
         site=work.site,
@@ -148,7 +157,6 @@ async def _engines(
         report=report,
         keep_on_cancel=lambda: client_is_gone(ctx),
     )
-    return outcomes, []
 
 
 def _restored(one: Outcome) -> RestoredModel:
