@@ -9,6 +9,7 @@ import anyio
 import anyio.lowlevel
 from anyio import to_thread
 
+from vllm_mcp_protocol.asked_environment import asked_environment
 from vllm_mcp_protocol.errors import SuiteError
 from vllm_mcp_protocol.hf import cache as hf_cache
 from vllm_mcp_protocol.hub_client import Hub
@@ -78,23 +79,8 @@ class Workplace:
         return await to_thread.run_sync(partial(hf_cache.find, model_id, self.cache_dirs, revision, self._catalog))
 
     def environment(self, facts: ModelFacts | None = None) -> EngineEnvironment:
-        """What the settings add to the environment of an engine for the model of `facts`.
-
-        With two caches vLLM is pointed at the one that has the model: it would download into the other.
-        """
-        own = self.settings
-        executable = Path(own.vllm_executable).expanduser().absolute() if own.vllm_executable else None
-        path = Path(facts.path) if facts is not None and facts.path else None
-        holding = [cache for cache in self.cache_dirs if path is not None and path.is_relative_to(cache)]
-        named = own.vllm_model_cache_dir or own.hf_hub_cache
-        return EngineEnvironment(
-            executable=str(executable) if executable else None,
-            hf_home=own.hf_home,
-            hf_hub_cache=str((*holding, *self.cache_dirs)[0].absolute()) if named else None,
-            hf_endpoint=own.hf_endpoint,
-            hf_offline=own.hf_hub_offline,
-            hf_token=own.hf_token,
-        )
+        """What the settings add to the environment of an engine for the model of `facts`."""
+        return asked_environment(self.settings, self.cache_dirs, facts)
 
     async def wait_until(
         self, view: EngineView, done: Callable[[EngineView], bool], wait_s: float, report: Report | None = None

@@ -13,6 +13,7 @@ from pathlib import Path
 import anyio
 from anyio import to_thread
 
+from vllm_mcp_protocol.asked_environment import asked_environment
 from vllm_mcp_protocol.engine_env import facts_dir, find_executable, known_vllm_facts
 from vllm_mcp_protocol.engine_http import EngineHttp
 from vllm_mcp_protocol.errors import PathNotAllowed, SuiteError
@@ -98,20 +99,7 @@ class Site:
         return (*self.cache_dirs, *project, state_dir(self.settings))
 
     def environment(self, facts: ModelFacts | None) -> EngineEnvironment:
-        """With two caches vLLM is pointed at the one that has the model: it would download into the other."""
-        own = self.settings
-        path = Path(facts.path) if facts is not None and facts.path else None
-        holding = [cache for cache in self.cache_dirs if path is not None and path.is_relative_to(cache)]
-        executable = Path(own.vllm_executable).expanduser().absolute() if own.vllm_executable else None
-        named = own.vllm_model_cache_dir or own.hf_hub_cache
-        return EngineEnvironment(
-            executable=str(executable) if executable else None,
-            hf_home=own.hf_home,
-            hf_hub_cache=str((*holding, *self.cache_dirs)[0].absolute()) if named else None,
-            hf_endpoint=own.hf_endpoint,
-            hf_offline=own.hf_hub_offline,
-            hf_token=own.hf_token,
-        )
+        return asked_environment(self.settings, self.cache_dirs, facts)
 
 
 async def make_plan(hub: Hub, site: Site, captured: EngineCapture, *, force: bool = False) -> tuple[Step, ...]:
