@@ -139,13 +139,13 @@ class Faults:
     def watch(self, store: StateStore) -> None:
         engine = store.desk.database.engine.sync_engine
         event.listen(engine, "before_cursor_execute", self._statement)
-        event.listen(engine, "commit", self._step)
+        event.listen(engine, "commit", self.step)
 
     def _statement(self, _connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
         if not statement.startswith(("BEGIN", "PRAGMA")):
-            self._step()
+            self.step()
 
-    def _step(self, *_: Any) -> None:
+    def step(self, *_: Any) -> None:
         self.seen += 1
         if self.seen == self.fail_at:
             error = sqlite3.OperationalError("disk I/O error")
@@ -212,6 +212,25 @@ async def _opened_with_any_key(path: Path) -> StateStore:
 def _same_or_done(before: dict[str, Any], after: dict[str, Any]) -> bool:
     common = before.keys() & after.keys()
     return all(before[one] == after[one] for one in common) and (len(after) == len(before) or len(common) >= 1)
+
+
+async def test_a_save_that_was_undone_leaves_nothing_in_memory(tmp_path: Path) -> None:
+    """It may have written and read packs whose numbers the next save uses again."""
+    async with await StateStore.open(tmp_path / "state.db", RING) as store:
+        saved = await store.save(make_session([make_record(0)]), at=0)
+        for number in range(1, 33):
+            for text in ("undone", "kept"):
+                content = make_session([make_record(number, text)], kept=number)
+                if text == "kept":
+                    saved = await store.save(content, base=saved.state_id, at=number)
+                    continue
+                faults = Faults(1)
+                event.listen(store.desk.database.engine.sync_engine, "commit", faults.step)
+                with pytest.raises(StateTrouble):
+                    await store.save(content, base=saved.state_id, at=number)
+        expected = [make_record(0), *(make_record(number, "kept") for number in range(1, 33))]
+        assert await records_of(store, saved.state_id) == expected
+        assert len((await store.load(saved.state_id)).manifest.spans) < 32
 
 
 async def test_a_full_disk_is_named_and_nothing_is_half_written(tmp_path: Path) -> None:

@@ -364,6 +364,39 @@ async def test_what_was_lost_comes_back_with_the_next_save_of_the_session(tmp_pa
         assert (await verify(store)).sound
 
 
+async def test_what_the_index_names_and_no_pack_holds_is_stored_again(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    await _three_sessions(path)
+    _change(path, "UPDATE vals SET pack = 1 WHERE pack = 2")
+    _change(path, "DELETE FROM packs WHERE number = 2")
+    records = [Record("line", f"middle-{number}", b"%d" % number) for number in range(20)]
+    async with await StateStore.open(path, RING) as store:
+        await store.save(make_session(records, session_id="other"), at=5)
+        await repair(store)
+        assert (await verify(store)).sound
+        again = await store.save(make_session(records, session_id="middle", header=b"middle"), engines=b"middle", at=6)
+        loaded = await store.load(again.state_id)
+        assert (await loaded.content()).header == b"middle"
+        assert await loaded.engines() == b"middle"
+        assert (await verify(store)).sound
+
+
+async def test_a_seal_is_bound_to_its_store_to_what_it_is_and_to_its_number(tmp_path: Path) -> None:
+    async with (
+        await StateStore.open(tmp_path / "one.db", RING) as store,
+        await StateStore.open(tmp_path / "two.db", RING) as other,
+    ):
+        cipher = store.desk.cipher
+        sealed = cipher.seal("pack", 1, b"data")
+        assert cipher.unseal("pack", 1, sealed) == b"data"
+        elsewhere = replace(cipher, store_id=other.desk.cipher.store_id)
+        for reader, kind, number in ((cipher, "pack", 2), (cipher, "state", 1), (elsewhere, "pack", 1)):
+            with pytest.raises(StoreDamaged):
+                reader.unseal(kind, number, sealed)
+        assert cipher.id_of(b"data") != other.desk.cipher.id_of(b"data")
+        assert "secret" not in repr(cipher)
+
+
 async def test_prune_deletes_nothing_while_a_snapshot_cannot_be_read(tmp_path: Path) -> None:
     path = tmp_path / "state.db"
     await _three_sessions(path)

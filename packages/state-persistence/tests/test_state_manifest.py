@@ -1,7 +1,7 @@
 """Manifests: spans over segments say exactly which records a snapshot has, whatever is appended, changed or cut."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from vllm_state_persistence.core.manifest import (
@@ -120,7 +120,9 @@ def _span(number: int, records: int) -> Span:
     return Span(number.to_bytes(20, "big"), 0, records, records, records)
 
 
-@given(st.lists(st.integers(1, 20_000), max_size=200))
+@given(st.lists(st.integers(1, 40), max_size=300) | st.lists(st.integers(1, 3000), max_size=80))
+@example([*range(200, 100, -1)])
+@example([3**number for number in range(9, 0, -1)] * 6)
 def test_after_a_crowd_was_written_anew_the_cap_holds(lengths: list[int]) -> None:
     spans = [_span(number, length) for number, length in enumerate(lengths)]
     runs = crowded(spans)

@@ -253,6 +253,8 @@ def explained(path: Path) -> Iterator[None]:
         raise _meaning(error.orig, path) from error
     except sqlite3.Error as error:
         raise _meaning(error, path) from error
+    except UnicodeDecodeError as error:  # SQLite's own message quotes what is damaged
+        raise _damaged(error, path) from error
 
 
 def _is_busy(error: object) -> bool:
@@ -285,11 +287,16 @@ def _meaning(error: object, path: Path) -> StateTrouble | DiskFull:
     if code in ("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_SCHEMA", "SQLITE_ERROR", "SQLITE_MISMATCH") or _is_garbled(
         error
     ):
-        return StoreDamaged(
-            f"{path} is damaged: {error}.",
-            suggestion=f"Keep a copy of {path.name}, then run `vllm-state-persistence verify`, or use a backup.",
-            **where,
-        )
+        return _damaged(error, path)
     if code == "SQLITE_FULL":
         return DiskFull(f"No room to write {path}.", suggestion="Free space on its disk, then try again.", **where)
     return StateTrouble(f"{path} cannot be read or written: {error}.", suggestion="Check its disk.", **where)
+
+
+def _damaged(error: object, path: Path) -> StoreDamaged:
+    return StoreDamaged(
+        f"{path} is damaged: {error}.",
+        suggestion=f"Keep a copy of {path.name}, then run `vllm-state-persistence verify`, or use a backup.",
+        path=str(path),
+        why=str(error),
+    )

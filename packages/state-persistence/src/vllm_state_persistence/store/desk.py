@@ -14,7 +14,7 @@ from vllm_state_persistence.core.packs import Compressor, Decompressor, Dictiona
 from vllm_state_persistence.keys import KeyRing
 from vllm_state_persistence.store.cipher import STORE_ID_BYTES, Cipher, make_cipher, new_secret, wrap
 from vllm_state_persistence.store.database import Database
-from vllm_state_persistence.store.reading import Reader, unreadable
+from vllm_state_persistence.store.reading import PackCache, Reader, unreadable
 from vllm_state_persistence.store.schema import data_keys, dictionaries, meta, packs
 from vllm_state_persistence.store.states import Census, Standing, read_census, standing, write_census
 from vllm_state_persistence.store.writing import Writer
@@ -39,23 +39,30 @@ class Desk:
     compressor: Compressor | None = None
     untrained_bytes: int | None = None
     """Content of a store without a dictionary; None: not looked yet."""
+    cache: PackCache = field(default_factory=PackCache)
     index: Mapping[bytes, int] = field(default_factory=dict)
     """Where values are that the store's own index has lost: only while a damaged store is read."""
 
     def reader(self, connection: AsyncConnection) -> Reader:
-        return Reader(connection, self.cipher, self.dictionaries, self.index)
+        return Reader(connection, self.cipher, self.dictionaries, self.index, self.cache)
 
     @asynccontextmanager
-    async def reading(self) -> AsyncIterator[AsyncConnection]:
+    async def reading(self, *, refresh: bool = True) -> AsyncIterator[AsyncConnection]:
+        """Without `refresh` keys and dictionaries that others have added since are not known."""
         async with self.database.reading() as connection:
-            await self._refresh(connection, await standing(connection))
+            if refresh:
+                await self.refresh(connection)
             yield connection
+
+    async def refresh(self, connection: AsyncConnection) -> bool:
+        """Learn what others have added; whether there was anything."""
+        return await self._refresh(connection, await standing(connection))
 
     @asynccontextmanager
     async def reading_on(self, connection: AsyncConnection) -> AsyncIterator[None]:
         """`reading`, on a connection that is in no transaction."""
         async with connection.begin():
-            await self._refresh(connection, await standing(connection))
+            await self.refresh(connection)
             yield
 
     @asynccontextmanager
@@ -72,15 +79,18 @@ class Desk:
     async def _work(self, connection: AsyncConnection) -> "Work":
         stands = await standing(connection)
         await self._refresh(connection, stands)
-        reader = self.reader(connection)
+        # Not the shared cache: what is undone gives its numbers back.
+        reader = Reader(connection, self.cipher, self.dictionaries, self.index, PackCache())
         writer = Writer(connection, reader, self.cipher, self.compressor, stands.last_pack)
         return Work(connection, self, reader, writer, stands)
 
-    async def _refresh(self, connection: AsyncConnection, stands: Standing) -> None:
+    async def _refresh(self, connection: AsyncConnection, stands: Standing) -> bool:
+        before = self.cipher, self.dictionaries
         if stands.newest_key != self.cipher.newest:
             self.cipher = await read_cipher(connection, self.ring)
         if stands.dictionary is not None and stands.dictionary not in (*self.dictionaries, *self.damaged_dictionaries):
             await self.read_dictionaries(connection)
+        return (self.cipher, self.dictionaries) != before
 
     async def read_dictionaries(self, connection: AsyncConnection) -> None:
         """One that cannot be read is left out: packs that need it are then damaged, and new ones use none."""

@@ -1,6 +1,6 @@
 """A snapshot that is read: its parts, and its records as a stream."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -8,7 +8,7 @@ from vllm_mcp_protocol.errors import StoreDamaged
 from vllm_state_persistence.core.manifest import Entry, Manifest, Ref, Span
 from vllm_state_persistence.core.session import Record, SessionContent, SessionRef
 from vllm_state_persistence.store.desk import Desk
-from vllm_state_persistence.store.reading import BATCH_BYTES, Reader, sized_batches
+from vllm_state_persistence.store.reading import BATCH_BYTES, sized_batches
 from vllm_state_persistence.store.results import Damage, StateInfo
 from vllm_state_persistence.store.states import StateRow, by_id
 
@@ -21,7 +21,6 @@ class LoadedState:
     def __init__(self, desk: Desk, row: StateRow) -> None:
         self._desk = desk
         self._row = row
-        self._reader: Reader | None = None
 
     @property
     def info(self) -> StateInfo:
@@ -58,7 +57,7 @@ class LoadedState:
 
     async def _part(self, what: str, ref: Ref) -> bytes:
         async with self._desk.reading() as connection:
-            (content,) = await self._using(connection).contents([ref])
+            (content,) = await self._desk.reader(connection).contents([ref])
             if isinstance(content, StoreDamaged):
                 raise await self._explained(connection, self._damage(what, what, content))
             return content
@@ -97,27 +96,44 @@ class LoadedState:
         entries = (await self._entries(span, at, damaged))[skipped:]
         sized = ((entry, entry.content.size) for entry in entries)
         for batch in sized_batches(sized, _RECORDS_AT_ONCE, BATCH_BYTES):
-            async with self._desk.reading() as connection:
-                contents = await self._using(connection).contents([entry.content for entry in batch])
-                found: list[Record] = []
-                for entry, content in zip(batch, contents, strict=True):
-                    if isinstance(content, StoreDamaged):
-                        damage = self._damage("record", f"{entry.kind} {entry.key}", content)
-                        await self._note(connection, damage, damaged)
-                    else:
-                        found.append(Record(entry.kind, entry.key, content, entry.role, entry.preview))
-            for record in found:
+            for record in await self._records(batch, damaged):
                 yield record
 
+    async def _records(self, entries: Sequence[Entry], damaged: list[Damage] | None) -> list[Record]:
+        found: list[Record] = []
+        async with self._desk.reading(refresh=False) as connection:
+            contents = await self._contents(connection, [entry.content for entry in entries])
+            for entry, content in zip(entries, contents, strict=True):
+                if isinstance(content, StoreDamaged):
+                    damage = self._damage("record", f"{entry.kind} {entry.key}", content)
+                    await self._note(connection, damage, damaged)
+                else:
+                    found.append(Record(entry.kind, entry.key, content, entry.role, entry.preview))
+        return found
+
+    async def _contents(self, connection: AsyncConnection, refs: Sequence[Ref]) -> list[bytes | StoreDamaged]:
+        found = await self._desk.reader(connection).contents(refs)
+        if any(isinstance(one, StoreDamaged) for one in found) and await self._desk.refresh(connection):
+            return await self._desk.reader(connection).contents(refs)
+        return found
+
     async def _entries(self, span: Span, at: int, damaged: list[Damage] | None) -> list[Entry]:
-        async with self._desk.reading() as connection:
+        async with self._desk.reading(refresh=False) as connection:
             try:
-                entries = await self._using(connection).segment(span.segment)
+                entries = await self._segment(connection, span.segment)
             except StoreDamaged as error:
                 name = f"{at + 1} to {at + span.records}"
                 await self._note(connection, self._damage("records", name, error), damaged)
                 return []
         return entries[span.start : span.start + span.records]
+
+    async def _segment(self, connection: AsyncConnection, segment: bytes) -> list[Entry]:
+        try:
+            return await self._desk.reader(connection).segment(segment)
+        except StoreDamaged:
+            if not await self._desk.refresh(connection):
+                raise
+            return await self._desk.reader(connection).segment(segment)
 
     async def _note(self, connection: AsyncConnection, damage: Damage, damaged: list[Damage] | None) -> None:
         if damaged is None:
@@ -141,11 +157,3 @@ class LoadedState:
         facts = self._row.snapshot.facts
         reason = str(error.info.details.get("why", error.info.message))
         return Damage(facts.state_id, facts.session_id, what, name, reason)
-
-    def _using(self, connection: AsyncConnection) -> Reader:
-        """A reader on this connection, which remembers the packs that the last one opened."""
-        reader = self._desk.reader(connection)
-        if self._reader is not None:
-            reader.remembers(self._reader)
-        self._reader = reader
-        return reader

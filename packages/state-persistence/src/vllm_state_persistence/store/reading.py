@@ -1,7 +1,7 @@
 """Values out of the packs that hold them. Reads in bulk and keeps little: some packs, the last used ones."""
 
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -15,7 +15,7 @@ from vllm_state_persistence.core.manifest import Entry, Ref, Span, decode_chunks
 from vllm_state_persistence.core.packs import Decompressor, Dictionary, unpack
 from vllm_state_persistence.store.cipher import Cipher
 from vllm_state_persistence.store.database import is_corrupt
-from vllm_state_persistence.store.schema import packs, vals
+from vllm_state_persistence.store.schema import packs
 
 IDS_AT_ONCE = 500
 """Values that one statement asks for."""
@@ -31,10 +31,10 @@ THREAD_BYTES = 128 * 1024
 
 _PACKS_AT_ONCE = 8
 
-_WHERE = select(vals.c.id, vals.c.pack).where(vals.c.id.in_(bindparam("ids", expanding=True)))
 _SEALED = select(packs.c.number, packs.c.sealed).where(packs.c.number.in_(bindparam("numbers", expanding=True)))
 
 Item = TypeVar("Item")
+Found = TypeVar("Found")
 
 
 def batches(items: Iterable[Item], size: int) -> Iterable[list[Item]]:
@@ -63,20 +63,51 @@ async def survivors(
 ) -> list[RowMapping]:
     """Rows of `query` for these values of its parameter; where pages of the file are damaged, those that are not on
     them."""
+
+    async def rows(some: Sequence[Item]) -> list[RowMapping]:
+        return list((await connection.execute(query, {parameter: some})).mappings())
+
+    return await _spared(rows, wanted)
+
+
+async def _spared(rows: Callable[[Sequence[Item]], Awaitable[list[Found]]], wanted: Sequence[Item]) -> list[Found]:
     if not wanted:
         return []
     try:
-        return list((await connection.execute(query, {parameter: wanted})).mappings())
+        return await rows(wanted)
     except DatabaseError as error:
         if not is_corrupt(error):
             raise
     if len(wanted) == 1:
         return []
     middle = len(wanted) // 2
-    return [
-        *await survivors(connection, query, parameter, wanted[:middle]),
-        *await survivors(connection, query, parameter, wanted[middle:]),
-    ]
+    return [*await _spared(rows, wanted[:middle]), *await _spared(rows, wanted[middle:])]
+
+
+class PackCache:
+    """The packs that were opened last. Their numbers are never used again, so what it has of one stays true."""
+
+    def __init__(self, most_bytes: int = CACHE_BYTES) -> None:
+        self._most_bytes = most_bytes
+        self._packs: OrderedDict[int, dict[bytes, bytes]] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, number: int) -> dict[bytes, bytes] | None:
+        found = self._packs.get(number)
+        if found is not None:
+            self._packs.move_to_end(number)
+        return found
+
+    def add(self, number: int, content: dict[bytes, bytes]) -> None:
+        if number not in self._packs:
+            self._packs[number] = content
+            self._bytes += _size(content)
+        while self._bytes > self._most_bytes and len(self._packs) > 1:
+            self._bytes -= _size(self._packs.popitem(last=False)[1])
+
+    def clear(self) -> None:
+        self._packs.clear()
+        self._bytes = 0
 
 
 class Reader:
@@ -88,30 +119,31 @@ class Reader:
         cipher: Cipher,
         dictionaries: Mapping[int, Dictionary],
         index: Mapping[bytes, int],
+        cache: PackCache,
     ) -> None:
         """`index`: where values are that the store's own index has lost."""
         self._connection = connection
         self._index = index
         self._cipher = cipher
         self._decompressor = Decompressor(dictionaries)
-        self._cache: OrderedDict[int, dict[bytes, bytes]] = OrderedDict()
-        self._cached_bytes = 0
+        self._cache = cache
         self.reasons: dict[bytes, str] = {}
         """Why a value could not be read."""
-
-    def remembers(self, other: "Reader") -> None:
-        """Go on with the packs that another reader of this store has opened."""
-        self._cache, self._cached_bytes = other._cache, other._cached_bytes
 
     async def packs_of(self, ids: Sequence[bytes]) -> dict[bytes, int]:
         """Which packs hold these values; without those that are not stored."""
         found: dict[bytes, int] = {}
         for some in batches(ids, IDS_AT_ONCE):
-            rows = await survivors(self._connection, _WHERE, "ids", some)
-            found.update((row["id"], row["pack"]) for row in rows)
+            found.update(await _spared(self._index_rows, some))
         if self._index:
             found.update((one, self._index[one]) for one in ids if one in self._index)
         return found
+
+    async def _index_rows(self, ids: Sequence[bytes]) -> list[tuple[bytes, int]]:
+        # Without SQLAlchemy's own expansion, which takes longer than the rest: this is asked for every message saved.
+        query = f"SELECT id, pack FROM vals WHERE id IN ({','.join('?' * len(ids))})"  # noqa: S608
+        rows = await self._connection.exec_driver_sql(query, tuple(ids))
+        return [(row.id, row.pack) for row in rows]
 
     async def values(self, ids: Iterable[bytes]) -> dict[bytes, bytes]:
         """These values; without those that cannot be read, for which `reasons` says why."""
@@ -140,9 +172,7 @@ class Reader:
     async def _packs(
         self, numbers: Sequence[int], wanted: Mapping[int, Sequence[bytes]]
     ) -> dict[int, dict[bytes, bytes]]:
-        found = {number: self._cache[number] for number in numbers if number in self._cache}
-        for number in found:
-            self._cache.move_to_end(number)
+        found = {number: pack for number in numbers if (pack := self._cache.get(number)) is not None}
         missing = [number for number in numbers if number not in found]
         rows = await survivors(self._connection, _SEALED, "numbers", missing)
         for row in rows:
@@ -152,7 +182,7 @@ class Reader:
             except StoreDamaged as error:
                 self._give_reason(wanted[number], str(error.info.details.get("why") or error.info.message))
             else:
-                self._remember(number, found[number])
+                self._cache.add(number, found[number])
         for number in set(missing) - {row["number"] for row in rows}:
             self._give_reason(wanted[number], f"pack {number} is not there")
         return found
@@ -164,11 +194,6 @@ class Reader:
         """All values of a pack; none when it cannot be read."""
         return (await self._packs([number], {number: []})).get(number, {})
 
-    def forget(self, number: int) -> None:
-        """A pack that is no longer there."""
-        if number in self._cache:
-            self._cached_bytes -= _size(self._cache.pop(number))
-
     async def opened(self, number: int, sealed: bytes) -> dict[bytes, bytes]:
         """The values of a pack. Raises StoreDamaged."""
         if not isinstance(sealed, bytes) or len(sealed) < THREAD_BYTES:
@@ -177,12 +202,6 @@ class Reader:
 
     def _opened(self, number: int, sealed: bytes) -> dict[bytes, bytes]:
         return unpack(self._cipher.unseal("pack", number, sealed), self._decompressor)
-
-    def _remember(self, number: int, content: dict[bytes, bytes]) -> None:
-        self._cache[number] = content
-        self._cached_bytes += _size(content)
-        while self._cached_bytes > CACHE_BYTES and len(self._cache) > 1:
-            self._cached_bytes -= _size(self._cache.popitem(last=False)[1])
 
     async def value(self, value: bytes) -> bytes:
         """Raises StoreDamaged."""

@@ -74,7 +74,6 @@ async def _remove_packs(work: Work, inspection: Inspection) -> None:
         await inspection.forget_values_of(number)
         await work.connection.execute(delete(vals).where(vals.c.pack == number))
         await work.connection.execute(delete(packs).where(packs.c.number == number))
-        work.reader.forget(number)
 
 
 async def _remove_dangling(inspection: Inspection) -> None:

@@ -5,11 +5,11 @@ sealed count of the rows and a sum over their names: a row that was taken away, 
 """
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from sqlalchemy import ColumnElement, RowMapping, bindparam, insert, select, text, update
+from sqlalchemy import ColumnElement, RowMapping, bindparam, func, insert, select, text, update
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -19,7 +19,7 @@ from vllm_state_persistence.core.session import SourceName
 from vllm_state_persistence.core.snapshot import Snapshot, decode_snapshot, encode_snapshot
 from vllm_state_persistence.store.cipher import Cipher
 from vllm_state_persistence.store.database import is_corrupt
-from vllm_state_persistence.store.reading import survivors, unreadable
+from vllm_state_persistence.store.reading import IDS_AT_ONCE, batches, survivors, unreadable
 from vllm_state_persistence.store.results import StateInfo
 from vllm_state_persistence.store.schema import meta, states
 
@@ -177,6 +177,22 @@ async def newest(connection: AsyncConnection, cipher: Cipher, session: bytes) ->
     return None
 
 
+async def newest_of(connection: AsyncConnection, cipher: Cipher, sessions: Sequence[bytes]) -> dict[bytes, StateRow]:
+    """The newest snapshots of these sessions that can be read."""
+    numbers = select(func.max(states.c.number)).where(states.c.dropped == 0).group_by(states.c.session)
+    found: dict[bytes, StateRow] = {}
+    for some in batches(sessions, IDS_AT_ONCE):
+        wanted = states.c.number.in_(numbers.where(states.c.session.in_(some)))
+        async for row in newest_first(connection, wanted):
+            try:
+                found[row["session"]] = read_row(cipher, row)
+            except StoreDamaged:
+                before = await newest(connection, cipher, row["session"])
+                if before is not None:
+                    found[row["session"]] = before
+    return found
+
+
 async def by_id(connection: AsyncConnection, cipher: Cipher, state_id: str, *, dropped: bool = False) -> StateRow:
     """A snapshot, with `dropped` also one that waits for a prune. Raises StateNotFound, StoreDamaged."""
     wanted = select(states).where(states.c.state_id == stored_id(state_id), states.c.dropped <= int(dropped))
@@ -186,22 +202,19 @@ async def by_id(connection: AsyncConnection, cipher: Cipher, state_id: str, *, d
     return read_row(cipher, row)
 
 
-async def add_row(connection: AsyncConnection, cipher: Cipher, snapshot: Snapshot, number: int, pack_bytes: int) -> int:
-    """Write a snapshot; the bytes that the store holds more with it, `pack_bytes` of packs included."""
+def new_row(cipher: Cipher, snapshot: Snapshot, number: int, pack_bytes: int) -> dict[str, Any]:
+    """The row of a snapshot; its `new_bytes` are what the store holds more, `pack_bytes` of packs included."""
     sealed = cipher.seal("state", number, encode_snapshot(snapshot))
     facts = snapshot.facts
-    new_bytes = pack_bytes + len(sealed)
-    row = {
+    return {
         "number": number,
         "state_id": stored_id(facts.state_id),
         "session": session_key(cipher, facts.source, facts.session_id),
         "at": facts.at,
-        "new_bytes": new_bytes,
+        "new_bytes": pack_bytes + len(sealed),
         "dropped": 0,
         "sealed": sealed,
     }
-    await connection.execute(insert(states), row)
-    return new_bytes
 
 
 async def change_row(connection: AsyncConnection, cipher: Cipher, number: int, snapshot: Snapshot) -> None:

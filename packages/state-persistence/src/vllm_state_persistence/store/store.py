@@ -10,9 +10,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from vllm_mcp_protocol.errors import BadInput, StoreDamaged
@@ -29,11 +29,12 @@ from vllm_state_persistence.store.schema import states
 from vllm_state_persistence.store.states import (
     STATE_ID_BYTES,
     StateRow,
-    add_row,
     by_id,
     change_row,
+    new_row,
     newest,
     newest_first,
+    newest_of,
     not_found,
     read_row,
     session_key,
@@ -132,7 +133,7 @@ class StateStore:
         await self.desk.train_if_worth_it()
         async with self.desk.writing() as work:
             saved = await _save_all(work, requests)
-            added = work.writer.new_bytes
+            added = work.writer.new_bytes.total()
         if self.desk.untrained_bytes is not None:
             self.desk.untrained_bytes += added
         return saved
@@ -261,40 +262,45 @@ class _Prepared:
     head: StateRow | None
     base: StateRow | None
     draft: Draft
-    new_bytes: int
-    """Before compression."""
 
 
 async def _save_all(work: Work, requests: Sequence[SaveRequest]) -> list[Saved]:
-    prepared = [await _prepare(work, request) for request in requests]
+    prepared = await _prepare_all(work, requests)
     await work.writer.flush()
-    ratio = work.writer.stored_bytes / max(1, work.writer.new_bytes)
+    ratio = work.writer.stored_bytes / max(1, work.writer.new_bytes.total())
     census, number = work.census(), work.stands.last_state
     saved: list[Saved] = []
-    for one in prepared:
+    rows: list[dict[str, Any]] = []
+    for owner, one in enumerate(prepared):
         if one.head is not None and await _nothing_new(work, one, one.head):
             saved.append(await _unchanged(work, one, one.head))
             continue
         number += 1
-        snapshot = _snapshot(one, ratio)
-        pack_bytes = round(one.new_bytes * ratio)
-        new_bytes = await add_row(work.connection, work.cipher, snapshot, number, pack_bytes)
+        new_bytes = work.writer.new_bytes[owner]
+        snapshot = _snapshot(one, new_bytes, ratio)
+        rows.append(new_row(work.cipher, snapshot, number, round(new_bytes * ratio)))
         census = census.with_row(work.cipher, stored_id(snapshot.facts.state_id), False)
-        saved.append(_saved(snapshot, new_bytes))
-    if number > work.stands.last_state:
+        saved.append(_saved(snapshot, rows[-1]["new_bytes"]))
+    if rows:
+        await work.connection.execute(insert(states), rows)
         await write_census(work.connection, work.cipher, census)
     return saved
 
 
-async def _prepare(work: Work, request: SaveRequest) -> _Prepared:
-    content = request.content
-    session = session_key(work.cipher, content.ref.source, content.ref.session_id)
-    head = await newest(work.connection, work.cipher, session)
-    base = await _base(work, request, head)
-    before = work.writer.new_bytes
-    saving = Saving(work.reader, work.writer, base)
-    draft = await saving.draft(content, request.extras, content.records if request.records is None else request.records)
-    return _Prepared(request, head, base, draft, work.writer.new_bytes - before)
+async def _prepare_all(work: Work, requests: Sequence[SaveRequest]) -> list[_Prepared]:
+    """Every session's content into the packs, and what its snapshot will be."""
+    refs = [request.content.ref for request in requests]
+    sessions = [session_key(work.cipher, ref.source, ref.session_id) for ref in refs]
+    heads = await newest_of(work.connection, work.cipher, sessions)
+    prepared: list[_Prepared] = []
+    for owner, (request, session) in enumerate(zip(requests, sessions, strict=True)):
+        work.writer.owner = owner
+        head = heads.get(session)
+        base = await _base(work, request, head)
+        records = request.content.records if request.records is None else request.records
+        draft = await Saving(work.reader, work.writer, base).draft(request.content, request.extras, records)
+        prepared.append(_Prepared(request, head, base, draft))
+    return prepared
 
 
 async def _base(work: Work, request: SaveRequest, head: StateRow | None) -> StateRow | None:
@@ -343,7 +349,7 @@ async def _unchanged(work: Work, one: _Prepared, head: StateRow) -> Saved:
     return replace(_saved(snapshot, 0), unchanged=True)
 
 
-def _snapshot(one: _Prepared, ratio: float) -> Snapshot:
+def _snapshot(one: _Prepared, new_bytes: int, ratio: float) -> Snapshot:
     ref, extras = one.request.content.ref, one.request.extras
     facts = Facts(
         state_id=one.request.state_id or shown_id(os.urandom(STATE_ID_BYTES)),
@@ -356,7 +362,7 @@ def _snapshot(one: _Prepared, ratio: float) -> Snapshot:
         marker=ref.marker,
         updated_at=ref.updated_at,
         at=one.request.at,
-        size_bytes=_size_bytes(one, ratio),
+        size_bytes=_size_bytes(one, new_bytes, ratio),
         tail=one.draft.tail,
         description=extras.description,
         tags=extras.tags,
@@ -364,10 +370,10 @@ def _snapshot(one: _Prepared, ratio: float) -> Snapshot:
     return Snapshot(facts, one.draft.manifest)
 
 
-def _size_bytes(one: _Prepared, ratio: float) -> int:
+def _size_bytes(one: _Prepared, new_bytes: int, ratio: float) -> int:
     """What is new at its own compression, what was there at that of the snapshot that it builds on."""
     logical_bytes, reused_bytes = one.draft.manifest.logical_bytes, one.draft.reused_bytes
-    other_bytes = max(logical_bytes - reused_bytes, one.new_bytes)
+    other_bytes = max(logical_bytes - reused_bytes, new_bytes)
     base = one.base.snapshot if one.base else None
     old_ratio = base.facts.size_bytes / max(1, base.manifest.logical_bytes) if base else ratio
     return round(reused_bytes * old_ratio + other_bytes * (ratio or old_ratio))

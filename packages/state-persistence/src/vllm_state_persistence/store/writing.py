@@ -1,6 +1,7 @@
 """Values into packs: what the store has is not stored again, the rest goes together, compressed, then sealed."""
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 
 from anyio import to_thread
 from sqlalchemy import insert
@@ -10,8 +11,8 @@ from vllm_state_persistence.core.chunks import LARGE_BYTES, cut
 from vllm_state_persistence.core.manifest import Ref, encode_chunks
 from vllm_state_persistence.core.packs import Compressor, pack
 from vllm_state_persistence.store.cipher import Cipher
-from vllm_state_persistence.store.reading import THREAD_BYTES, Reader
-from vllm_state_persistence.store.schema import packs, vals
+from vllm_state_persistence.store.reading import IDS_AT_ONCE, THREAD_BYTES, Reader
+from vllm_state_persistence.store.schema import packs
 
 PACK_BYTES = 1024 * 1024
 """A pack is closed at this size: large enough that a zstd window finds what repeats, and read in 3 ms."""
@@ -20,7 +21,10 @@ Content = bytes | memoryview
 
 
 class Writer:
-    """Stores values within one writing transaction."""
+    """Stores values within one writing transaction.
+
+    What is put waits until there is enough of it to ask, in one statement, which of it the store has.
+    """
 
     def __init__(
         self, connection: AsyncConnection, reader: Reader, cipher: Cipher, compressor: Compressor | None, last_pack: int
@@ -30,12 +34,21 @@ class Writer:
         self._cipher = cipher
         self._compressor = compressor
         self._last_pack = last_pack
-        self._pending: dict[bytes, Content] = {}
-        self.pending_bytes = 0
-        self.new_bytes = 0
-        """Of what was new, before compression."""
+        self._waiting: dict[bytes, tuple[Content, int]] = {}
+        self._waiting_bytes = 0
+        self._open: dict[bytes, Content] = {}
+        self._open_bytes = 0
+        self.owner = 0
+        """Whose the values are that are put now."""
+        self.new_bytes: Counter[int] = Counter()
+        """Of what was new, before compression, by owner."""
         self.stored_bytes = 0
         """Of the packs that were written."""
+
+    @property
+    def pending_bytes(self) -> int:
+        """What may still come into the open pack."""
+        return self._waiting_bytes + self._open_bytes
 
     async def put(self, contents: Sequence[bytes]) -> list[Ref]:
         """Store these contents, and say where each of them is; large ones in pieces."""
@@ -43,13 +56,13 @@ class Writer:
             refs, values = self._identified(contents)
         else:
             refs, values = await to_thread.run_sync(self._identified, contents)
-        await self.put_values(values)
+        await self._put(values)
         return refs
 
     async def put_whole(self, content: bytes) -> bytes:
         """Store a value in one piece whatever its size; its id."""
         value = self._cipher.id_of(content)
-        await self.put_values({value: content})
+        await self._put({value: content})
         return value
 
     def _identified(self, contents: Sequence[bytes]) -> tuple[list[Ref], dict[bytes, Content]]:
@@ -68,40 +81,54 @@ class Writer:
         values.update(pieces)
         return encode_chunks([(identity, len(piece)) for identity, piece in pieces])
 
-    async def put_values(self, values: dict[bytes, Content]) -> None:
-        """Store values by their ids."""
-        unknown = [value for value in values if value not in self._pending]
-        known = await self._reader.packs_of(unknown)
-        await self.add((value, values[value]) for value in unknown if value not in known)
+    async def _put(self, values: Mapping[bytes, Content]) -> None:
+        for identity, content in values.items():
+            if identity not in self._waiting and identity not in self._open:
+                self._waiting[identity] = content, self.owner
+                self._waiting_bytes += len(content)
+        if self._waiting_bytes >= PACK_BYTES or len(self._waiting) >= IDS_AT_ONCE:
+            await self._take_new()
+
+    async def _take_new(self) -> None:
+        """What the store does not have of what waits, into the open pack."""
+        known = await self._reader.packs_of(list(self._waiting))
+        waiting, self._waiting, self._waiting_bytes = self._waiting, {}, 0
+        for identity, (content, owner) in waiting.items():
+            if identity not in known:
+                self.new_bytes[owner] += len(content)
+                await self._add(identity, content)
 
     async def add(self, values: Iterable[tuple[bytes, Content]]) -> None:
-        """Into the open pack, without asking whether the store has them."""
+        """Into the open pack, whether or not the store has them."""
         for identity, content in values:
-            self._pending[identity] = content
-            self.pending_bytes += len(content)
-            self.new_bytes += len(content)
-            if self.pending_bytes >= PACK_BYTES:
-                await self.flush()
+            await self._add(identity, content)
+
+    async def _add(self, identity: bytes, content: Content) -> None:
+        self._open[identity] = content
+        self._open_bytes += len(content)
+        if self._open_bytes >= PACK_BYTES:
+            await self._write_pack()
 
     async def flush(self) -> None:
-        """Write the open pack."""
-        if not self._pending:
+        """Write all that was put."""
+        await self._take_new()
+        await self._write_pack()
+
+    async def _write_pack(self) -> None:
+        if not self._open:
             return
         self._last_pack += 1
-        entries, raw_bytes, number = list(self._pending.items()), self.pending_bytes, self._last_pack
+        entries, raw_bytes, number = list(self._open.items()), self._open_bytes, self._last_pack
         if raw_bytes < THREAD_BYTES:
             sealed = self._sealed(number, entries)
         else:
             sealed = await to_thread.run_sync(self._sealed, number, entries)
         row = {"number": number, "entries": len(entries), "raw_bytes": raw_bytes, "sealed": sealed}
         await self._connection.execute(insert(packs), row)
-        await self._point(number)
+        rows = [(identity, number) for identity in sorted(self._open)]
+        await self._connection.exec_driver_sql("INSERT OR REPLACE INTO vals (id, pack) VALUES (?, ?)", rows)
         self.stored_bytes += len(sealed)
-        self._pending, self.pending_bytes = {}, 0
-
-    async def _point(self, number: int) -> None:
-        rows = [{"id": identity, "pack": number} for identity in sorted(self._pending)]
-        await self._connection.execute(insert(vals).prefix_with("OR REPLACE"), rows)
+        self._open, self._open_bytes = {}, 0
 
     def _sealed(self, number: int, entries: Sequence[tuple[bytes, Content]]) -> bytes:
         return self._cipher.seal("pack", number, pack(entries, self._compressor))
