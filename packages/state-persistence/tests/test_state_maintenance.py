@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from sqlalchemy import event
 
 from tests.stores import (
     OTHER_RING,
@@ -30,7 +31,7 @@ from vllm_state_persistence.core.stream import Head, StreamReader, encode_head, 
 from vllm_state_persistence.store.maintenance import prune, rotate_key
 from vllm_state_persistence.store.repairing import repair
 from vllm_state_persistence.store.results import Damage
-from vllm_state_persistence.store.store import StateStore
+from vllm_state_persistence.store.store import SaveRequest, StateStore, save_all
 from vllm_state_persistence.store.transfer import backup, export, import_, salvage
 from vllm_state_persistence.store.verifying import verify
 
@@ -85,17 +86,24 @@ async def test_many_packs_of_single_messages_become_few(tmp_path: Path) -> None:
         assert verified.packs == 1
 
 
-async def test_a_save_during_a_prune_loses_nothing(tmp_path: Path) -> None:
+async def test_a_save_between_the_marks_and_the_sweep_of_a_prune_loses_nothing(tmp_path: Path) -> None:
     """A value may be out of use when the prune begins, and in use again when it deletes."""
-    records = [Record("file", str(number), os.urandom(3000)) for number in range(300)]
-    async with await StateStore.open(tmp_path / "state.db", RING) as store:
-        for turn in range(6):
-            gone = await store.save(make_session(records, session_id=f"gone-{turn}"), at=1)
-            await store.drop([gone.state_id])
-            again, _ = await asyncio.gather(
-                store.save(make_session(records, session_id=f"again-{turn}"), at=2), prune(store)
-            )
-            assert await records_of(store, again.state_id) == records
+    path = tmp_path / "state.db"
+    records = [Record("file", str(number), os.urandom(3000)) for number in range(30)]
+    async with await StateStore.open(path, RING) as store, await StateStore.open(path, RING) as other:
+        gone = await store.save(make_session(records, session_id="gone"), at=1)
+        await store.drop([gone.state_id])
+        begun: list[str] = []
+        engine = store.desk.database.engine.sync_engine
+        event.listen(engine, "before_cursor_execute", lambda *arguments: begun.append(arguments[2]))
+        async with other.desk.writing() as work:
+            (again,) = await save_all(work, [SaveRequest(make_session(records, session_id="again"), 2)])
+            pruning = asyncio.create_task(prune(store))
+            async with asyncio.timeout(30):
+                while "BEGIN IMMEDIATE" not in begun:  # it has marked, and waits to sweep
+                    await asyncio.sleep(0.001)
+        assert (await pruning).states == 1
+        assert await records_of(store, again.state_id) == records
         assert (await verify(store)).sound
 
 

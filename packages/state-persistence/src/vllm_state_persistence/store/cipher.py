@@ -76,7 +76,7 @@ class Cipher:
         return isinstance(number, int) and number <= self.plain_until.get(kind, 0)
 
     def _context(self, kind: str, number: int | str) -> bytes:
-        return f"{kind} of store {self.store_id.hex()}".encode()
+        return f"{kind} {number} of store {self.store_id.hex()}".encode()
 
 
 def new_secret() -> bytes:

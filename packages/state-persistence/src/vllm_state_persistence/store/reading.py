@@ -163,7 +163,7 @@ class Reader:
         found = {}
         for value in ids:
             data = content.get(value)
-            if data is not None and self._cipher.id_of(data) == value:
+            if data is not None:
                 found[value] = data
             else:
                 self.reasons[value] = f"pack {number} does not hold it"
@@ -195,13 +195,14 @@ class Reader:
         return (await self._packs([number], {number: []})).get(number, {})
 
     async def opened(self, number: int, sealed: bytes) -> dict[bytes, bytes]:
-        """The values of a pack. Raises StoreDamaged."""
+        """The values of a pack by their ids, which are computed from them. Raises StoreDamaged."""
         if not isinstance(sealed, bytes) or len(sealed) < THREAD_BYTES:
             return self._opened(number, sealed)
         return await to_thread.run_sync(self._opened, number, sealed)
 
     def _opened(self, number: int, sealed: bytes) -> dict[bytes, bytes]:
-        return unpack(self._cipher.unseal("pack", number, sealed), self._decompressor)
+        contents = unpack(self._cipher.unseal("pack", number, sealed), self._decompressor)
+        return {self._cipher.id_of(data): data for data in contents.values()}
 
     async def value(self, value: bytes) -> bytes:
         """Raises StoreDamaged."""

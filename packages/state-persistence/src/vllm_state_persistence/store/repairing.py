@@ -68,9 +68,7 @@ async def _mend_of_pack(inspection: Inspection, pack: OpenedPack) -> int:
 
 
 async def _remove_packs(work: Work, inspection: Inspection) -> None:
-    """Damaged packs go, after what is sound in them was written anew."""
     for number in inspection.damaged_packs:
-        await _save_sound(work, inspection, number)
         await inspection.forget_values_of(number)
         await work.connection.execute(delete(vals).where(vals.c.pack == number))
         await work.connection.execute(delete(packs).where(packs.c.number == number))
@@ -82,14 +80,6 @@ async def _remove_dangling(inspection: Inspection) -> None:
         rows = [{"gone": one} for one in inspection.sound.missing(ids)]
         if rows:
             await inspection.connection.execute(delete(vals).where(vals.c.id == bindparam("gone")), rows)
-
-
-async def _save_sound(work: Work, inspection: Inspection, number: int) -> None:
-    content = await work.reader.pack(number)
-    sound = {one: data for one, data in content.items() if work.cipher.id_of(data) == one}
-    places = await work.reader.packs_of(list(sound))
-    await work.writer.add((one, sound[one]) for one, place in places.items() if place == number)
-    await work.writer.flush()
 
 
 async def _mend_states(work: Work, inspection: Inspection) -> tuple[list[Damage], int, int]:

@@ -132,7 +132,7 @@ class StateStore:
             raise ValueError("a session stands twice in one save")
         await self.desk.train_if_worth_it()
         async with self.desk.writing() as work:
-            saved = await _save_all(work, requests)
+            saved = await save_all(work, requests)
             added = work.writer.new_bytes.total()
         if self.desk.untrained_bytes is not None:
             self.desk.untrained_bytes += added
@@ -264,7 +264,7 @@ class _Prepared:
     draft: Draft
 
 
-async def _save_all(work: Work, requests: Sequence[SaveRequest]) -> list[Saved]:
+async def save_all(work: Work, requests: Sequence[SaveRequest]) -> list[Saved]:
     prepared = await _prepare_all(work, requests)
     await work.writer.flush()
     ratio = work.writer.stored_bytes / max(1, work.writer.new_bytes.total())

@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from vllm_state_persistence.core.chunks import LARGE_BYTES, cut
 from vllm_state_persistence.core.manifest import Ref, encode_chunks
+from vllm_state_persistence.core.numbers import write_number
 from vllm_state_persistence.core.packs import Compressor, pack
 from vllm_state_persistence.store.cipher import Cipher
 from vllm_state_persistence.store.reading import IDS_AT_ONCE, THREAD_BYTES, Reader
@@ -118,17 +119,19 @@ class Writer:
         if not self._open:
             return
         self._last_pack += 1
-        entries, raw_bytes, number = list(self._open.items()), self._open_bytes, self._last_pack
+        contents, raw_bytes, number = list(self._open.values()), self._open_bytes, self._last_pack
         if raw_bytes < THREAD_BYTES:
-            sealed = self._sealed(number, entries)
+            sealed = self._sealed(number, contents)
         else:
-            sealed = await to_thread.run_sync(self._sealed, number, entries)
-        row = {"number": number, "entries": len(entries), "raw_bytes": raw_bytes, "sealed": sealed}
+            sealed = await to_thread.run_sync(self._sealed, number, contents)
+        row = {"number": number, "entries": len(contents), "raw_bytes": raw_bytes, "sealed": sealed}
         await self._connection.execute(insert(packs), row)
         rows = [(identity, number) for identity in sorted(self._open)]
         await self._connection.exec_driver_sql("INSERT OR REPLACE INTO vals (id, pack) VALUES (?, ?)", rows)
         self.stored_bytes += len(sealed)
         self._open, self._open_bytes = {}, 0
 
-    def _sealed(self, number: int, entries: Sequence[tuple[bytes, Content]]) -> bytes:
+    def _sealed(self, number: int, contents: Sequence[Content]) -> bytes:
+        """In a pack the values have numbers: their ids follow from them, and do not compress."""
+        entries = [(write_number(at), content) for at, content in enumerate(contents)]
         return self._cipher.seal("pack", number, pack(entries, self._compressor))
