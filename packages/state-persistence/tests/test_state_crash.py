@@ -40,6 +40,9 @@ from tests.stores import RING, make_records, make_session
 from vllm_state_persistence.store.maintenance import prune
 from vllm_state_persistence.store.store import StateStore
 
+def tell(words: str) -> None:
+    os.write(1, f"{words}\\n".encode())  # in one piece, or a kill in between leaves half a line
+
 async def save_and_prune(path: Path) -> None:
     async with await StateStore.open(path, RING) as store:
         for turn in range(1, 1000):
@@ -47,11 +50,11 @@ async def save_and_prune(path: Path) -> None:
             kept, base, last = (head.records % 140, head.state_id, head.at) if head else (0, None, 0.0)
             content = make_session(make_records(7, kept), kept=kept, marker=str(last))
             saved = await store.save(content, base=base, at=last + 1)
-            print(saved.state_id, kept + 7, flush=True)
+            tell(f"{saved.state_id} {kept + 7}")
             if turn % 4 == 0:
                 old = [info.state_id for info in (await store.states()).items[8:]]
                 for state_id in old:
-                    print(state_id, "dropping", flush=True)
+                    tell(f"{state_id} dropping")
                 await store.drop(old)
                 await prune(store)
 
@@ -59,9 +62,9 @@ for line in sys.stdin:
     child = os.fork()
     if child == 0:
         asyncio.run(save_and_prune(Path(line.strip())))
-    print(child, flush=True)
+    tell(str(child))
     os.waitpid(child, 0)
-    print("dead", flush=True)
+    tell("dead")
 """
 """Forks a saving process for each path that it is told: its imports would take longer than all else."""
 
@@ -78,6 +81,7 @@ class Nursery:
         child, printed = 0, list[str]()
         while not child or len(printed) < lines:
             line = self.process.stdout.readline().strip()
+            assert line not in ("", "dead"), "it ended before it was killed"
             if line.isdecimal():
                 child = int(line)
             else:
