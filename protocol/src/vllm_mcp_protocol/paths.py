@@ -44,7 +44,7 @@ _NETWORK_FILE_SYSTEMS = {
     "afs",
     "fuse.sshfs",
 }
-"""File systems on which flock or unix sockets are not this host's alone."""
+"""File systems on which flock, unix sockets and shared memory are not this host's alone."""
 
 
 def user_home() -> Path:
@@ -96,10 +96,15 @@ def prepare_state_dir(folder: Path) -> Path:
         (folder / "engines").mkdir(exist_ok=True, mode=0o700)
     except OSError as error:
         raise _refused(folder, f"{error.strerror or error}") from error
-    kind = file_system_of(folder)
-    if kind in _NETWORK_FILE_SYSTEMS:
+    if kind := network_file_system(folder):
         raise _refused(folder, f"it is on a network file system ({kind}), where locks do not name one host")
     return folder
+
+
+def network_file_system(folder: Path) -> str | None:
+    """The file system of `folder` when hosts share it, so that locks and shared memory do not; None for a local one."""
+    kind = file_system_of(folder)
+    return kind if kind in _NETWORK_FILE_SYSTEMS else None
 
 
 def _check_owner(folder: Path) -> None:

@@ -5,8 +5,8 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from vllm_mcp_protocol.errors import SessionNotFound, SuiteError
-from vllm_mcp_protocol.reading import printable, read_regular
+from vllm_mcp_protocol.errors import SuiteError
+from vllm_mcp_protocol.reading import read_regular
 from vllm_state_persistence.core.previews import preview_of, shown_text
 from vllm_state_persistence.core.rows import Row, as_time, decode_row, encode_row
 from vllm_state_persistence.core.session import Known, SessionContent, SessionRef, SourceName
@@ -62,16 +62,11 @@ class CrushSource:
         return sessions_of(self.look(project))
 
     def read(self, ref: SessionRef, known: Known | None) -> SessionContent:
-        path = Path(ref.location)
-        if not path.exists():
-            raise _gone(ref)
-        with tables.reading(path, LAYOUT) as database:
-            rows = tables.session_rows(database, "id = ?", ref.session_id)
-            if not rows:
-                raise _gone(ref)
-            header = encode_row(rows[0])
+        with tables.reading_session(ref, LAYOUT) as (database, row):
+            header = encode_row(row)
             taken = tables.take(database, header, ref.session_id, known, _describe)
-        return SessionContent(_ref(rows[0], ref.project, path, taken.marker), header, taken.records, taken.kept)
+        fresh = _ref(row, ref.project, Path(ref.location), taken.marker)
+        return SessionContent(fresh, header, taken.records, taken.kept)
 
     def write(self, content: SessionContent, target: Target) -> Written:
         check_whole(content)
@@ -126,14 +121,6 @@ def _ref(row: Row, project: str, path: Path, marker: str) -> SessionRef:
         updated_at=as_time(row["updated_at"]),
         location=str(path),
         marker=marker,
-    )
-
-
-def _gone(ref: SessionRef) -> SessionNotFound:
-    return SessionNotFound(
-        f"Crush has no session {ref.session_id} in {printable(ref.location)} any more.",
-        suggestion="list-states shows what was saved of it",
-        session_id=ref.session_id,
     )
 
 

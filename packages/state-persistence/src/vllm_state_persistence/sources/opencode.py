@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from vllm_mcp_protocol.errors import SessionNotFound, SourceUnreadable, SuiteError
+from vllm_mcp_protocol.errors import SourceUnreadable, SuiteError
 from vllm_mcp_protocol.reading import printable
 from vllm_state_persistence.core.previews import preview_of, shown_text
 from vllm_state_persistence.core.rows import Row, as_time, decode_row, encode_row
@@ -74,17 +74,11 @@ class OpencodeSource:
         return sessions_of(self.look(project))
 
     def read(self, ref: SessionRef, known: Known | None) -> SessionContent:
-        path = Path(ref.location)
-        if not path.exists():
-            raise _gone(ref)
-        with tables.reading(path, LAYOUT) as database:
-            rows = tables.session_rows(database, "id = ?", ref.session_id)
-            if not rows:
-                raise _gone(ref)
-            project = _project_row(database, rows[0]["project_id"])
-            taken = tables.take(database, encode_row(rows[0]), ref.session_id, known, _describe)
-        fresh = _ref(rows[0], path, taken.marker)
-        return SessionContent(fresh, encode({"session": rows[0], "project": project}), taken.records, taken.kept)
+        with tables.reading_session(ref, LAYOUT) as (database, row):
+            project = _project_row(database, row["project_id"])
+            taken = tables.take(database, encode_row(row), ref.session_id, known, _describe)
+        fresh = _ref(row, Path(ref.location), taken.marker)
+        return SessionContent(fresh, encode({"session": row, "project": project}), taken.records, taken.kept)
 
     def write(self, content: SessionContent, target: Target) -> Written:
         check_whole(content)
@@ -115,14 +109,6 @@ def _ref(row: Row, path: Path, marker: str) -> SessionRef:
         updated_at=as_time(row["time_updated"]) / 1000,
         location=str(path),
         marker=marker,
-    )
-
-
-def _gone(ref: SessionRef) -> SessionNotFound:
-    return SessionNotFound(
-        f"opencode has no session {ref.session_id} in {printable(ref.location)} any more.",
-        suggestion="list-states shows what was saved of it",
-        session_id=ref.session_id,
     )
 
 

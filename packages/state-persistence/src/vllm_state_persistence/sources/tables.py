@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
-from vllm_mcp_protocol.errors import SourceUnreadable
+from vllm_mcp_protocol.errors import SessionNotFound, SourceUnreadable
 from vllm_mcp_protocol.reading import printable
 from vllm_state_persistence.core.rows import (
     Cell,
@@ -22,7 +22,7 @@ from vllm_state_persistence.core.rows import (
     proven,
     settled_count,
 )
-from vllm_state_persistence.core.session import Known, Record
+from vllm_state_persistence.core.session import Known, Record, SessionRef
 from vllm_state_persistence.core.values import encode
 from vllm_state_persistence.sources.base import Previous
 
@@ -179,6 +179,27 @@ def _sqlite_error(layout: Layout, path: Path, error: sqlite3.Error) -> SourceUnr
 def session_rows(database: Database, condition: str = "1", *given: Cell) -> list[Row]:
     """Rows of the table of sessions. `condition` is ours, never a user's."""
     return rows_of(database, database.layout.sessions, condition, *given)
+
+
+@contextmanager
+def reading_session(ref: SessionRef, layout: Layout) -> Iterator[tuple[Database, Row]]:
+    """The database of a session, and the session's row. Raises SessionNotFound when it is gone, SourceUnreadable."""
+    path = Path(ref.location)
+    if not path.exists():
+        raise _gone(ref, layout)
+    with reading(path, layout) as database:
+        rows = session_rows(database, "id = ?", ref.session_id)
+        if not rows:
+            raise _gone(ref, layout)
+        yield database, rows[0]
+
+
+def _gone(ref: SessionRef, layout: Layout) -> SessionNotFound:
+    return SessionNotFound(
+        f"{layout.client} has no session {ref.session_id} in {printable(ref.location)} any more.",
+        suggestion="list-states shows what was saved of it",
+        session_id=ref.session_id,
+    )
 
 
 def rows_of(database: Database, table: str, condition: str = "1", *given: Cell) -> list[Row]:

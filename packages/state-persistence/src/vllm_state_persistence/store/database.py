@@ -30,7 +30,7 @@ from vllm_mcp_protocol.errors import (
     StoreDamaged,
     StoreTooNew,
 )
-from vllm_mcp_protocol.paths import file_system_of
+from vllm_mcp_protocol.paths import network_file_system
 from vllm_state_persistence.store import schema
 
 BUSY_S = 30.0
@@ -38,9 +38,6 @@ BUSY_S = 30.0
 
 WAL_LIMIT_BYTES = 16 * 1024 * 1024
 """The write-ahead log is cut back to this after a large save."""
-
-_NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph", "glusterfs", "lustre", "beegfs", "9p", "afs"}
-"""SQLite's write-ahead log needs memory that all its users share: one host (sqlite.org/wal.html)."""
 
 _PRAGMAS = (
     "synchronous = FULL",
@@ -221,8 +218,7 @@ def prepare_file(path: Path) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        kind = file_system_of(path.parent)
-        if kind in _NETWORK_FILE_SYSTEMS or kind == "fuse.sshfs":
+        if kind := network_file_system(path.parent):  # the log needs memory that all share: sqlite.org/wal.html
             raise _refused(path, f"it is on a network file system ({kind}), where SQLite cannot share a log")
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
     except OSError as error:
