@@ -62,10 +62,10 @@ class HubMachine(RuleBasedStateMachine):
     def go(self, event: Event) -> list[Effect]:
         before = {e.id: e.state for e in self.ledger.engines.values()}
         effects = step(self.ledger, event)
+        if isinstance(event, Vanished | SpawnFailed):
+            self.held.pop(event.engine, None)  # before its effects: they may be its second start
         for effect in effects:
             self.account(effect, before)
-        if isinstance(event, Vanished | SpawnFailed):
-            self.held.pop(event.engine, None)
         self.ledger.check()
         for device in ("0", "1"):
             total = sum(size for devices, size in self.held.values() if device in devices)
@@ -222,7 +222,7 @@ class HubMachine(RuleBasedStateMachine):
             assert not self.any_in(S.QUEUED, S.WAKE_QUEUED)
 
 
-HubMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+HubMachine.TestCase.settings = settings(max_examples=400, stateful_step_count=40, deadline=None)
 TestHub = HubMachine.TestCase
 
 
@@ -303,6 +303,27 @@ def test_an_engine_is_tried_again_once_only() -> None:
     step(ledger, Vanished("e1", 1, FAILURE, again=True))
     assert ledger.engines["e1"].state is S.STOPPED
     assert ledger.engines["e1"].failure == FAILURE
+
+
+def test_who_waits_for_an_engine_that_is_tried_again_waits_on_until_somebody_stops_it() -> None:
+    for stopped in (False, True):
+        ledger = Ledger({"0": 80})
+        load(ledger, "a", 80)
+        step(ledger, LeaseRequested("l1", "a", 0.0))
+        [kill] = step(ledger, LeaderLost("e1", FAILURE, again=True))
+        assert isinstance(kill, Kill)
+        [joined] = load(ledger, "a", 80)
+        assert isinstance(joined, Granted)
+        assert joined.joined
+        if stopped:
+            [refused] = step(ledger, StopRequested("e1"))
+            assert isinstance(refused, Refused)
+            ledger.check()
+            assert step(ledger, Vanished("e1", 1)) == []
+            assert ledger.engines["e1"].state is S.STOPPED
+            continue
+        assert step(ledger, Vanished("e1", 1)) == [Spawn("e1")]
+        assert step(ledger, BecameReady("e1", 1.0)) == [Granted("l1", "e1")]
 
 
 def test_an_adopted_overcommitment_is_told_not_hidden() -> None:

@@ -14,7 +14,7 @@ PROMISED = frozenset({S.QUEUED, S.STARTING, S.READY, S.DRAINING, S.SUSPENDING, S
 not be started before the stopping engine has vanished. SLEEPING counts with its small remainder."""
 
 SERVING = frozenset({S.QUEUED, S.STARTING, S.READY, S.SUSPENDING, S.SLEEPING, S.WAKE_QUEUED, S.WAKING})
-"""States that a second load of the same name joins."""
+"""States of an engine that serves its name, or will: see `Engine.joinable`."""
 
 LIVE = SERVING | {S.DRAINING, S.STOPPING}
 
@@ -75,6 +75,11 @@ class Engine:
     def busy(self) -> bool:
         return bool(self.leases or self.waiting or self.in_flight)
 
+    @property
+    def joinable(self) -> bool:
+        """A second load or lease of its name gets this engine, also while it goes only to start again."""
+        return self.state in SERVING or self.retry
+
     def holds_on(self, device: DeviceId) -> int:
         """Bytes that count as promised on `device` now."""
         if device not in self.devices:
@@ -109,7 +114,7 @@ class Ledger:
 
     def serving(self, name: str) -> Engine | None:
         """The engine that a load of `name` would join."""
-        return next((e for e in self.engines.values() if name in (e.name, e.model) and e.state in SERVING), None)
+        return next((e for e in self.engines.values() if name in (e.name, e.model) and e.joinable), None)
 
     def refresh(self, seen: Mapping[DeviceId, int]) -> None:
         """Take over what the devices hold now. One that is gone keeps what its engines were promised, and no more."""
@@ -133,12 +138,12 @@ class Ledger:
         """What must always hold. Raises BrokenPromise telling what does not; only a bug of ours can."""
         for device in self.capacity:
             self._check_device(device)
-        names = [e.name for e in self.engines.values() if e.state in SERVING and not e.adopted]
+        names = [e.name for e in self.engines.values() if e.joinable and not e.adopted]
         _require(len(names) == len(set(names)), f"one name is served twice: {names}")
         for engine in self.engines.values():
             leasable = engine.state in (S.READY, S.DRAINING)
             _require(not engine.leases or leasable, f"{engine.id} is leased while {engine.state}")
-            coming = engine.state in (S.QUEUED, S.STARTING, S.WAKE_QUEUED, S.WAKING)
+            coming = engine.retry or engine.state in (S.QUEUED, S.STARTING, S.WAKE_QUEUED, S.WAKING)
             _require(not engine.waiting or coming, f"{engine.id} has waiters while {engine.state}")
 
     def _check_device(self, device: DeviceId) -> None:

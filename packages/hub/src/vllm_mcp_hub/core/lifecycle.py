@@ -47,7 +47,7 @@ from vllm_mcp_hub.core.events import (
     WakeEnded,
     WakeRequested,
 )
-from vllm_mcp_hub.core.ledger import SERVING, Engine, IllegalTransition, Ledger, S
+from vllm_mcp_hub.core.ledger import Engine, IllegalTransition, Ledger, S
 from vllm_mcp_protocol.errors import EngineNotFound, ErrorInfo, StartTimedOut
 from vllm_mcp_protocol.model import DeviceId
 
@@ -225,7 +225,8 @@ def _stop(engine: Engine, force: bool) -> list[Effect]:
     if engine.state in (S.STOPPED, S.STOPPING):
         # A forced stop of an engine that is already stopping shortens its grace; its kill is repeated, harmlessly.
         engine.retry = False
-        return [Kill(engine.id, FORCED_GRACE_S)] if force and engine.state is S.STOPPING else []
+        kills = [Kill(engine.id, FORCED_GRACE_S)] if force and engine.state is S.STOPPING else []
+        return [*kills, *_refuse_waiting(engine)]  # those who waited for the second start
     if engine.state is S.QUEUED:
         engine.move(S.STOPPED)  # never spawned: nothing to kill
         return _refuse_waiting(engine)
@@ -321,7 +322,7 @@ def _woken(engine: Engine, now_s: float, failure: ErrorInfo | None) -> list[Effe
 def _lease(ledger: Ledger, event: LeaseRequested) -> list[Effect]:
     engine = ledger.serving(event.name)
     if engine is None:
-        loaded = [e.name for e in ledger.engines.values() if e.state in SERVING]
+        loaded = [e.name for e in ledger.engines.values() if e.joinable]
         return [Refused(event.request, not_loaded(event.name, loaded))]
     engine.last_used_s = event.now_s
     if engine.state is S.READY:
