@@ -22,7 +22,7 @@ def make_ref(
 
 def make_record(number: int, text: str = "") -> Record:
     content = json.dumps({"number": number, "text": text or f"what was said {number}"}).encode()
-    return Record("line", f"id-{number}", content, "user" if number % 2 else "assistant", f"said {number}")
+    return Record("line", f"id-{number}", content, "user" if number % 2 else "assistant")
 
 
 def make_records(count: int, first: int = 0) -> list[Record]:

@@ -22,15 +22,12 @@ from vllm_mcp_protocol.hub_client import Hub
 from vllm_mcp_protocol.settings import Settings
 from vllm_state_persistence.background import save_what_changed
 from vllm_state_persistence.core.session import SessionContent
-from vllm_state_persistence.saving import Extras, save_session
+from vllm_state_persistence.saving import Extras, save_session, save_sessions
 from vllm_state_persistence.sources.base import Places, Target
 from vllm_state_persistence.sources.claude_code import ClaudeCodeSource
-from vllm_state_persistence.store.store import SaveRequest
 from vllm_state_persistence.store.verifying import verify
 from vllm_state_persistence.workplace import Workplace, open_store
 
-BATCH_BYTES = 4 * 1024 * 1024
-"""So much of new sessions goes into one transaction."""
 WRITERS = 8
 """Files are written through to the disk one by one; that is waiting, which several can do at once."""
 
@@ -52,22 +49,14 @@ def settings_of(home: Path, store: Path) -> Settings:
 
 async def first(home: Path, store_path: Path) -> Answer:
     """Save everything."""
-    async with await open_store(settings_of(home, store_path)) as store:
-        for batch in _batches(source_in(home)):
-            await store.save_many([SaveRequest(content, time.time()) for content in batch])
-    return {}
-
-
-def _batches(source: ClaudeCodeSource) -> Iterator[list[SessionContent]]:
-    batch, size = list[SessionContent](), 0
-    for ref in source.look(None).sessions:
-        batch.append(content := source.read(ref, None))
-        size += sum(len(record.content) for record in content.records)
-        if size >= BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
+    work, source = _workplace(home, store_path), source_in(home)
+    saved = 0
+    async for outcome in save_sessions(work, [(source, ref) for ref in source.look(None).sessions], Extras()):
+        if outcome.saved is None:
+            raise RuntimeError(f"{outcome.ref.session_id} was not saved: {outcome.problem}")
+        saved += 1
+    await work.aclose()
+    return {"saved": saved}
 
 
 async def second(home: Path, store_path: Path) -> Answer:

@@ -10,7 +10,7 @@ import pytest
 from tests.fakes.fake_model import MODEL, Model, fake_model
 from tests.interop.node_programs import binary
 from vllm_state_persistence.sources.base import CURRENT, Places, Target, find_session
-from vllm_state_persistence.sources.claude_code import ClaudeCodeSource
+from vllm_state_persistence.sources.claude_code import ClaudeCodeSource, preview
 from vllm_state_persistence.sources.opencode import OpencodeSource
 
 pytestmark = pytest.mark.interop
@@ -74,7 +74,7 @@ def test_claude_code_goes_on_with_a_restored_session(tmp_path: Path) -> None:
         assert SECRET in json.dumps(model.asked[-1], ensure_ascii=False)
         (grown,) = machine.sessions(other)
         assert machine.read(grown, None).records[0].content != saved.records[0].content
-        assert "and now?" in [record.preview for record in machine.read(grown, None).records]
+        assert "and now?" in [preview(record) for record in machine.read(grown, None).records]
 
 
 def test_opencode_goes_on_with_a_restored_session(tmp_path: Path) -> None:

@@ -31,12 +31,12 @@ _TEXTS = st.text(st.characters(exclude_categories=()), max_size=12)
 """Lone surrogates included: sources have them."""
 _IDS = st.binary(min_size=20, max_size=20)
 _REFS = st.builds(Ref, _IDS, st.integers(0, 2**63), st.booleans())
-_ENTRIES = st.lists(st.builds(Entry, _TEXTS, _TEXTS, _TEXTS, _TEXTS, _REFS), max_size=30)
+_ENTRIES = st.lists(st.builds(Entry, _TEXTS, _TEXTS, _TEXTS, _REFS), max_size=30)
 _SPANS = st.builds(Span, _IDS, *[st.integers(0, 2**32 - 1)] * 3, st.integers(0, 2**63))
 
 
 def _entry(number: int, role: str = "user") -> Entry:
-    return Entry("line", str(number), role, "", Ref(number.to_bytes(20, "big"), number, False))
+    return Entry("line", str(number), role, Ref(number.to_bytes(20, "big"), number, False))
 
 
 @given(_ENTRIES)

@@ -15,7 +15,7 @@ from vllm_state_persistence.core.session import Known, Record, SessionContent
 from vllm_state_persistence.core.transcripts import munged
 from vllm_state_persistence.core.values import encode
 from vllm_state_persistence.sources.base import CURRENT, Places, Previous, Target, find_session
-from vllm_state_persistence.sources.claude_code import ClaudeCodeSource
+from vllm_state_persistence.sources.claude_code import ClaudeCodeSource, preview
 
 SESSION = "021b9406-dfcf-4736-96a5-b947f7cb6e15"
 OTHER = "7d0a2cbb-3d7c-4a1e-9a41-0f6f0a3d2b11"
@@ -69,7 +69,7 @@ def test_each_line_is_a_record_with_its_role_and_a_glimpse(tmp_path: Path) -> No
         ),
     )
     content = taken(tmp_path)
-    assert [(record.key, record.role, record.preview) for record in content.records] == [
+    assert [(record.key, record.role, preview(record)) for record in content.records] == [
         ("line 0", "", ""),
         ("u1", "user", "hello ünï there"),
         ("u2", "assistant", "yes?"),

@@ -13,8 +13,9 @@ from tests.fakes.crush_db import BEGAN, CrushDatabase
 from vllm_mcp_protocol.errors import ForceRequired, SessionNotFound, SourceUnreadable
 from vllm_state_persistence.core.rows import decode_row
 from vllm_state_persistence.core.session import Known, SessionContent
+from vllm_state_persistence.sources import showing
 from vllm_state_persistence.sources.base import CURRENT, Places, Previous, Target, find_session
-from vllm_state_persistence.sources.crush import CrushSource
+from vllm_state_persistence.sources.crush import CrushSource, preview
 
 
 def source(home: Path) -> CrushSource:
@@ -62,7 +63,7 @@ def test_a_session_is_read_with_its_messages_files_and_what_was_read(tmp_path: P
         ("message", "s1-m2", "user"),
         ("read-file", "b.py", ""),
     ]
-    assert [record.preview for record in content.records] == ["hello", "yes?", "a.py", "more", "b.py"]
+    assert [preview(record) for record in content.records] == ["hello", "yes?", "a.py", "more", "b.py"]
     assert (content.ref.title, content.ref.project, decode_row(content.header)["message_count"]) == (
         "A talk",
         str(tmp_path),
@@ -319,10 +320,10 @@ def test_a_damaged_row_does_not_take_the_others_along(tmp_path: Path) -> None:
     database.run("PRAGMA wal_checkpoint(TRUNCATE)")
     cut_overflow_chain(database.path, b"x" * 2_000)
     content = taken(tmp_path)
-    assert [(record.kind, record.preview) for record in content.records] == [
+    assert [(record.kind, showing.preview("crush", record)) for record in content.records] == [
         ("message", "before"),
         ("message", "after"),
-        ("unreadable", "a damaged row of messages"),
+        ("unreadable", "could not be read: messages:2"),
     ]
     fresh = CrushDatabase(tmp_path / "fresh")
     written = source(tmp_path).write(content, Target(project=tmp_path / "fresh"))

@@ -13,7 +13,7 @@ from vllm_state_persistence.core.rows import decode_row
 from vllm_state_persistence.core.session import SessionContent
 from vllm_state_persistence.core.values import decode
 from vllm_state_persistence.sources.base import Places, Target
-from vllm_state_persistence.sources.opencode import OpencodeSource
+from vllm_state_persistence.sources.opencode import OpencodeSource, preview
 
 SCHEMA = """
 CREATE TABLE project (id text PRIMARY KEY, worktree text NOT NULL, vcs text, time_created integer NOT NULL,
@@ -81,7 +81,7 @@ def taken(home: Path) -> SessionContent:
 
 def test_a_session_is_read_with_its_parts_and_not_with_its_secrets(tmp_path: Path) -> None:
     content = taken(talked(tmp_path))
-    assert [(record.kind, record.key, record.role, record.preview) for record in content.records] == [
+    assert [(record.kind, record.key, record.role, preview(record)) for record in content.records] == [
         ("message", ASKED, "user", ""),
         ("part", PART, "", QUOTED),
         ("message", ANSWERED, "assistant", ""),

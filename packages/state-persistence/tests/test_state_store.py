@@ -69,7 +69,6 @@ _RECORDS = st.lists(
         st.text(st.characters(exclude_categories=()), max_size=8),
         st.one_of(st.binary(max_size=60), st.binary(min_size=1, max_size=9).map(lambda one: one * 20_000)),
         st.sampled_from(["", "user", "tool"]),
-        st.text(st.characters(exclude_categories=()), max_size=20),
     ),
     max_size=12,
 )
@@ -349,7 +348,7 @@ _SECRET_TEXT = "the wombat at midnight"
 
 async def _store_with_secrets(path: Path) -> SessionContent:
     content = replace(
-        make_session([replace(make_record(1, _SECRET_TEXT), key=_SECRET_TEXT, preview=_SECRET_TEXT)]),
+        make_session([make_record(1, _SECRET_TEXT)._replace(key=_SECRET_TEXT)]),
         ref=replace(make_ref(_SECRET_TEXT, title=_SECRET_TEXT, marker=_SECRET_TEXT), project=_SECRET_TEXT),
         header=_SECRET_TEXT.encode(),
     )
@@ -457,7 +456,7 @@ async def test_a_dictionary_is_made_once_there_is_enough_to_learn_from(tmp_path:
     async with await StateStore.open(path, RING) as store:
         for number in range(40):
             records = make_records(300, 300 * number)
-            some = [replace(one, content=one.content + b" and on it goes" * 8) for one in records]
+            some = [one._replace(content=one.content + b" and on it goes" * 8) for one in records]
             await store.save(make_session(some, session_id=str(number)), at=float(number))
         assert store.desk.dictionaries
         before = await everything(store)

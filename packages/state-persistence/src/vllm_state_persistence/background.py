@@ -4,10 +4,10 @@ from dataclasses import dataclass, field
 
 from anyio import to_thread
 
-from vllm_mcp_protocol.errors import SessionNotFound, SuiteError
+from vllm_mcp_protocol.errors import SessionNotFound
 from vllm_state_persistence.core.session import SessionRef
 from vllm_state_persistence.retaining import due, rules_of
-from vllm_state_persistence.saving import Extras, save_session
+from vllm_state_persistence.saving import Extras, Outcome, Wanted, save_sessions
 from vllm_state_persistence.sources.base import Source
 from vllm_state_persistence.store.maintenance import prune
 from vllm_state_persistence.workplace import Workplace, now
@@ -22,6 +22,13 @@ class Done:
     dropped: int = 0
     problems: list[str] = field(default_factory=list)
 
+    def add(self, outcome: Outcome) -> None:
+        if outcome.saved is not None:
+            self.unchanged += outcome.saved.unchanged
+            self.saved += not outcome.saved.unchanged
+        elif not isinstance(outcome.problem, SessionNotFound):  # deleted in its client since it was listed
+            self.problems.append(f"{outcome.ref.source} {outcome.ref.session_id}: {outcome.problem}")
+
 
 async def save_what_changed(work: Workplace) -> Done:
     """Save again what somebody saved once and what changed since: a session that nobody asked to keep is not kept
@@ -30,19 +37,14 @@ async def save_what_changed(work: Workplace) -> Done:
     done = Done()
     store = await work.store()
     capture, _ = await work.capture()
+    changed: list[Wanted] = []
     for source, ref, marker in await _known_sessions(work):
         if marker == ref.marker:
             done.unchanged += 1
-            continue
-        try:
-            saved = await save_session(work, source, ref, Extras(capture))
-        except SessionNotFound:
-            continue  # deleted in its client since it was listed
-        except SuiteError as error:
-            done.problems.append(f"{ref.source} {ref.session_id}: {error}")
-            continue
-        done.unchanged += saved.unchanged
-        done.saved += not saved.unchanged
+        else:
+            changed.append((source, ref))
+    async for outcome in save_sessions(work, changed, Extras(capture)):
+        done.add(outcome)
     drops = await due(store, rules_of(work.settings), now())
     if drops:
         await store.drop([drop.state_id for drop in drops])

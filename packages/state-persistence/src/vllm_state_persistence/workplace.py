@@ -15,14 +15,13 @@ from vllm_mcp_protocol.model import Chore
 from vllm_mcp_protocol.paths import hub_runs, state_dir
 from vllm_mcp_protocol.settings import Settings
 from vllm_state_persistence.core.engine_capture import EngineCapture
-from vllm_state_persistence.core.session import SessionContent, SessionRef, SourceName
+from vllm_state_persistence.core.session import SessionRef, SourceName
 from vllm_state_persistence.engines import EngineObserver, Site
 from vllm_state_persistence.keys import KeyRing
-from vllm_state_persistence.sources.base import Places, Previous, Source, find_session
+from vllm_state_persistence.sources.base import Places, Source, find_session
 from vllm_state_persistence.sources.claude_code import ClaudeCodeSource
 from vllm_state_persistence.sources.crush import CrushSource
 from vllm_state_persistence.sources.opencode import OpencodeSource
-from vllm_state_persistence.store.results import Head
 from vllm_state_persistence.store.store import StateStore
 
 CHORE = "snapshots"
@@ -77,13 +76,6 @@ class Workplace:
         """A session of a client. Raises SessionNotFound."""
         own = os.environ.get("CLAUDE_CODE_SESSION_ID", "") if source in ("auto", "claude-code") else ""
         return await to_thread.run_sync(find_session, self.sources(source), session_id, self.project, own)
-
-    async def read(self, source: Source, ref: SessionRef, head: Head | None) -> SessionContent:
-        """The session, without what the last snapshot has already. One that has not changed is not read."""
-        if head is not None and head.marker == ref.marker:
-            return SessionContent(ref, b"", (), kept=head.records, same_header=True)
-        known = None if head is None else Previous(head.records, head.tail, head.marker)
-        return await to_thread.run_sync(source.read, ref, known)
 
     def source_named(self, name: SourceName) -> Source | None:
         """The client of that name; None for messages that were given here."""

@@ -1,7 +1,7 @@
 """What changed between two snapshots of a session: its messages and its engines, as data and in plain words. Pure."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from vllm_mcp_protocol.units import format_seconds
@@ -12,6 +12,7 @@ from vllm_state_persistence.core.engine_capture import (
     engine_changes,
     value_changes,
 )
+from vllm_state_persistence.core.manifest import Entry, Ref
 
 MOST_SENTENCES = 40
 """A tool's answer has about 20 KB; a sentence has at most some 300 characters."""
@@ -22,16 +23,8 @@ _SHOWN_MESSAGES = 3
 """Of each kind of change so many messages are quoted; the others are counted."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A record as a manifest lists it, without its content."""
-
-    kind: str
-    key: str
-    role: str
-    preview: str
-    id: bytes
-    """Changes with the content, and only with it."""
+Texts = Mapping[Ref, str]
+"""What contents say, in short."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +88,7 @@ def record_difference(before: Sequence[Entry], after: Sequence[Entry]) -> Record
     shared = [name for name in new if name in old]
     return Records(
         added=tuple(entry for name, entry in new.items() if name not in old),
-        changed=tuple(ChangedEntry(old[name], new[name]) for name in shared if old[name].id != new[name].id),
+        changed=tuple(ChangedEntry(old[name], new[name]) for name in shared if old[name].content != new[name].content),
         removed=tuple(entry for name, entry in old.items() if name not in new),
         reordered=shared != [name for name in old if name in new],
     )
@@ -126,23 +119,30 @@ def engine_difference(before: EngineCapture, after: EngineCapture) -> Engines:
     )
 
 
-def in_words(found: Difference, limit: int = MOST_SENTENCES) -> tuple[str, ...]:
-    """At most `limit` (two or more) sentences; the last says how many were left out."""
+def quoted(records: Records) -> tuple[list[Entry], list[Entry]]:
+    """The entries that `in_words` quotes: of the first snapshot, and of the second."""
+    changed = records.changed[:_SHOWN_MESSAGES]
+    before = [*(pair.before for pair in changed), *records.removed[:_SHOWN_MESSAGES]]
+    return before, [*(pair.after for pair in changed), *records.added[:_SHOWN_MESSAGES]]
+
+
+def in_words(found: Difference, texts: Texts | None = None, limit: int = MOST_SENTENCES) -> tuple[str, ...]:
+    """At most `limit` (two or more) sentences; the last says how many were left out. `texts`: of what is `quoted`."""
     if found.nothing:
         return ("Nothing changed.",)
-    sentences = [*_record_sentences(found.records), *_engine_sentences(found.engines)]
+    sentences = [*_record_sentences(found.records, texts or {}), *_engine_sentences(found.engines)]
     if len(sentences) <= limit:
         return tuple(sentences)
     return (*sentences[: limit - 1], f"And {len(sentences) - limit + 1} more changes.")
 
 
-def _record_sentences(records: Records) -> Iterator[str]:
+def _record_sentences(records: Records, texts: Texts) -> Iterator[str]:
     if records.added:
-        yield f"{_counted(records.added)} added{_quoted(records.added)}"
+        yield f"{_counted(records.added)} added{_quoted(records.added, texts)}"
     if records.changed:
-        yield f"{_counted([pair.after for pair in records.changed])} changed{_changes_quoted(records.changed)}"
+        yield f"{_counted([pair.after for pair in records.changed])} changed{_changes_quoted(records.changed, texts)}"
     if records.removed:
-        yield f"{_counted(records.removed)} removed{_quoted(records.removed)}"
+        yield f"{_counted(records.removed)} removed{_quoted(records.removed, texts)}"
     if records.reordered:
         yield "Records that both have stand in another order."
 
@@ -159,18 +159,18 @@ def _were(count: int) -> str:
     return "were" if count > 1 else "was"
 
 
-def _quoted(entries: Sequence[Entry]) -> str:
-    texts = [quote for entry in entries[:_SHOWN_MESSAGES] if (quote := _quote(entry.preview))]
-    return _list_end(texts, len(entries))
+def _quoted(entries: Sequence[Entry], texts: Texts) -> str:
+    quotes = [quote for entry in entries[:_SHOWN_MESSAGES] if (quote := _quote(texts.get(entry.content, "")))]
+    return _list_end(quotes, len(entries))
 
 
-def _changes_quoted(pairs: Sequence[ChangedEntry]) -> str:
-    texts = [_before_after(pair) for pair in pairs[:_SHOWN_MESSAGES]]
-    return _list_end([text for text in texts if text], len(pairs))
+def _changes_quoted(pairs: Sequence[ChangedEntry], texts: Texts) -> str:
+    quotes = [_before_after(pair, texts) for pair in pairs[:_SHOWN_MESSAGES]]
+    return _list_end([quote for quote in quotes if quote], len(pairs))
 
 
-def _before_after(pair: ChangedEntry) -> str:
-    before, after = _quote(pair.before.preview), _quote(pair.after.preview)
+def _before_after(pair: ChangedEntry, texts: Texts) -> str:
+    before, after = _quote(texts.get(pair.before.content, "")), _quote(texts.get(pair.after.content, ""))
     if before == after:
         return f"{after} (beyond its beginning)" if after else ""
     return f"{before or 'nothing'} became {after or 'nothing'}"

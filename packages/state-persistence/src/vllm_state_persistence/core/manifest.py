@@ -14,7 +14,7 @@ from typing import NamedTuple
 from vllm_state_persistence.core.ids import ID_BYTES
 
 SEGMENT_RECORDS = 2048
-"""Most entries of one segment: about half a megabyte with full previews."""
+"""Most entries of one segment: about 140 kB where keys are UUIDs."""
 
 SPANS_CAP = 32
 """Spans that a snapshot may have beside those that its length needs. One append adds one span of about 27 bytes."""
@@ -41,7 +41,6 @@ class Entry(NamedTuple):
     kind: str
     key: str
     role: str
-    preview: str
     content: Ref
 
 
@@ -167,7 +166,7 @@ def _small_runs(spans: Sequence[Span], kept: int) -> list[tuple[int, int]]:
 
 
 def encode_segment(entries: Sequence[Entry]) -> bytes:
-    """Entries by column: ids do not compress and stand together, previews repeat content that stands beside them."""
+    """Entries by column: ids do not compress and stand together, keys repeat content that stands beside them."""
     labels = {label: number for number, label in enumerate(dict.fromkeys((entry[0], entry[2]) for entry in entries))}
     if len(labels) > _MOST_LABELS:
         raise ValueError(f"{len(labels)} kinds of records in one segment")
@@ -179,7 +178,6 @@ def encode_segment(entries: Sequence[Entry]) -> bytes:
         bytes(entry.content.chunked for entry in entries),
         b"".join(entry.content.value for entry in entries),
         _texts([entry.key for entry in entries]),
-        _texts([entry.preview for entry in entries]),
     )
     return _HEAD.pack(FORMAT, count, len(labels)) + names + b"".join(columns)
 
@@ -228,7 +226,7 @@ def decode_segment(data: bytes) -> list[Entry]:
     labels = list(zip(names[::2], names[1::2], strict=True))
     numbers, sizes = reading.numbers("H", count), reading.numbers("Q", count)
     chunked, ids = bytes(reading.take(count)), bytes(reading.take(count * ID_BYTES))
-    keys, previews = reading.texts(count), reading.texts(count)
+    keys = reading.texts(count)
     reading.end()
     if numbers and max(numbers) >= len(labels):
         raise ValueError("it names a label that it does not have")
@@ -237,10 +235,9 @@ def decode_segment(data: bytes) -> list[Entry]:
             labels[number][0],
             key,
             labels[number][1],
-            preview,
             Ref(ids[index * ID_BYTES : (index + 1) * ID_BYTES], sizes[index], bool(chunked[index])),
         )
-        for index, (number, key, preview) in enumerate(zip(numbers, keys, previews, strict=True))
+        for index, (number, key) in enumerate(zip(numbers, keys, strict=True))
     ]
 
 

@@ -13,6 +13,7 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from threading import Lock
 
 import zstandard
 
@@ -22,8 +23,13 @@ from vllm_state_persistence.core.numbers import read_number, write_number
 BLOCK_LIMIT_BYTES = 64 * 1024 * 1024
 """Of one block before compression. Packs hold about 1 MiB; the manifest of 100,000 records has some 8 MB."""
 
-LEVEL = 3
-"""Of zstd. Conversations about source code shrink to 28.6 % at 215 MB/s; at level 6 to 26.5 % at 78 MB/s."""
+LEVEL = 4
+WINDOW_LOG = 22
+"""Of zstd. In packs of 4 MiB, 200 MB of conversations shrink to 19 % at level 3 with its own window of 2 MiB, in 0.8 s
+of a processor; to 18 % at level 4 with a window as large as a pack in that time, and at level 5 in twice of it."""
+
+DICTIONARY_UP_TO_BYTES = 256 * 1024
+"""Larger blocks teach themselves, and do so worse with a dictionary: 4 MiB come out 8 % larger."""
 
 DICTIONARY_BYTES = 64 * 1024
 """zstd's manual advises 1/100 of the samples or less, and about 100 KB at most."""
@@ -46,19 +52,29 @@ class Dictionary:
 
 
 class Compressor:
-    """Compresses blocks. One object serves one thread at a time."""
+    """Compresses blocks, one at a time: threads wait for each other."""
 
-    def __init__(self, dictionary: Dictionary | None = None, level: int = LEVEL) -> None:
-        self.dictionary_number = 0 if dictionary is None else dictionary.number
-        self._zstd = zstandard.ZstdCompressor(
-            level=level,
-            dict_data=None if dictionary is None else dictionary._prepared,
-            write_dict_id=False,
-            write_checksum=False,
-        )
+    def __init__(self, dictionary: Dictionary | None = None) -> None:
+        self._dictionary = dictionary
+        self._in_use = Lock()
+        self._plain = _zstd(None)
+        self._taught = None if dictionary is None else _zstd(dictionary)
 
-    def compress(self, data: bytes) -> bytes:
-        return self._zstd.compress(data)
+    def compress(self, data: bytes) -> tuple[bytes, int]:
+        """`data` compressed, and the number of the dictionary that this needs; 0 for none."""
+        with self._in_use:
+            if self._dictionary is None or self._taught is None or len(data) > DICTIONARY_UP_TO_BYTES:
+                return self._plain.compress(data), 0
+            return self._taught.compress(data), self._dictionary.number
+
+
+def _zstd(dictionary: Dictionary | None) -> zstandard.ZstdCompressor:
+    return zstandard.ZstdCompressor(
+        dict_data=None if dictionary is None else dictionary._prepared,
+        compression_params=zstandard.ZstdCompressionParameters.from_level(
+            LEVEL, window_log=WINDOW_LOG, write_dict_id=False, write_checksum=False, write_content_size=True
+        ),
+    )
 
 
 class Decompressor:
@@ -103,9 +119,9 @@ def squeeze(data: bytes, compress: Compressor | None) -> bytes:
     if len(data) > BLOCK_LIMIT_BYTES:
         raise ValueError(f"a block holds at most {BLOCK_LIMIT_BYTES:,} bytes, not {len(data):,}")
     if compress is not None:
-        small = compress.compress(data)
+        small, dictionary = compress.compress(data)
         if len(small) < len(data):
-            return _BLOCK.pack(_ZSTD, compress.dictionary_number, len(data)) + small
+            return _BLOCK.pack(_ZSTD, dictionary, len(data)) + small
     return _BLOCK.pack(_NONE, 0, len(data)) + data
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from vllm_state_persistence.core import values
+from vllm_state_persistence.core.previews import SCANNED_BYTES, string_at
 
 Cell = None | int | float | str | bytes
 Row = dict[str, Cell]
@@ -86,3 +87,13 @@ def proven(ordered: Sequence[RowMark], marker: str) -> int:
     if form != _FORM or not count.isdecimal() or int(count) > len(ordered):
         return 0
     return int(count) if proof(ordered[: int(count)]) == rest.partition(":")[0] else 0
+
+
+def cell_text(content: bytes, column: str) -> str:
+    """A text of a row, from its canonical bytes; of a long row its beginning is enough, and gives that of the text."""
+    try:
+        return str(decode_row(content).get(column) or "")
+    except ValueError:
+        name = f'"{column}":"'.encode()
+        at = content.find(name)
+        return string_at(content, at + len(name), SCANNED_BYTES) if at >= 0 else ""

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 SourceName = Literal["crush", "claude-code", "opencode", "inline"]
 
@@ -24,9 +24,8 @@ class SessionRef:
     """Changes whenever the session does: an equal marker means that it need not be read."""
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One message, row or line of a transcript, exactly as the source has it."""
+class Record(NamedTuple):
+    """One message, row or line of a transcript, exactly as the source has it. (A tuple: a session may have 100,000.)"""
 
     kind: str
     """The source's own: `message`, `line`, `file`, `part`, …"""
@@ -36,8 +35,6 @@ class Record:
     """Canonical bytes (`values.encode`), or the line's own bytes."""
     role: str = ""
     """`user`, `assistant`, `tool`, `system`; empty where it is no message."""
-    preview: str = ""
-    """At most 200 characters, for lists; restoring never needs it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 import json
 import struct
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from vllm_state_persistence.core.manifest import Manifest, decode_manifest, encode_manifest
@@ -37,6 +37,9 @@ class Facts:
     """Records that a repair could not save."""
 
 
+_NAMES = tuple(field.name for field in fields(Facts))
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     facts: Facts
@@ -44,7 +47,7 @@ class Snapshot:
 
 
 def encode_snapshot(snapshot: Snapshot) -> bytes:
-    facts = json.dumps(asdict(snapshot.facts), separators=(",", ":")).encode()
+    facts = json.dumps({name: getattr(snapshot.facts, name) for name in _NAMES}, separators=(",", ":")).encode()
     return _HEAD.pack(FORMAT, len(facts)) + facts + encode_manifest(snapshot.manifest)
 
 

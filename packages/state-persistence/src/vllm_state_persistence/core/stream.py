@@ -1,8 +1,8 @@
 """A snapshot as one stream of bytes, for an export: its head, then record by record. Pure.
 
 Lengths are numbers of few bytes (`core.numbers`). The head is its length, JSON, and then header, engines and metrics,
-whose lengths the JSON says (null: there are none). A record is the lengths of kind, key, role, preview and content, and
-then these five; texts are UTF-8 in which lone surrogates are kept.
+whose lengths the JSON says (null: there are none). A record is the lengths of kind, key, role and content, and then
+these four; texts are UTF-8 in which lone surrogates are kept.
 """
 
 import json
@@ -51,7 +51,7 @@ def encode_head(head: Head) -> bytes:
 
 
 def encode_record(record: Record) -> bytes:
-    texts = (record.kind, record.key, record.role, record.preview)
+    texts = (record.kind, record.key, record.role)
     parts = (*(text.encode("utf-8", "surrogatepass") for text in texts), record.content)
     return b"".join((*(write_number(len(part)) for part in parts), *parts))
 
@@ -90,9 +90,9 @@ class StreamReader:
     def records(self, count: int) -> Iterator[Record]:
         """So many records, and then the end of the stream."""
         for _ in range(count):
-            lengths = [self._number() for _ in range(5)]
-            kind, key, role, preview = (str(self._take(length), "utf-8", "surrogatepass") for length in lengths[:4])
-            yield Record(kind, key, self._take(lengths[4]), role, preview)
+            lengths = [self._number() for _ in range(4)]
+            kind, key, role = (str(self._take(length), "utf-8", "surrogatepass") for length in lengths[:3])
+            yield Record(kind, key, self._take(lengths[3]), role)
         self._fill(1)
         if self._at != len(self._data):
             raise ValueError("something follows its last record")

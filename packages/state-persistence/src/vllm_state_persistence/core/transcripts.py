@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from vllm_state_persistence.core.previews import SCANNED_BYTES, preview_of, shown_text, string_at
+from vllm_state_persistence.core.previews import SCANNED_BYTES, shown_text, string_at
 from vllm_state_persistence.core.session import Record
 
 LINE = "line"
@@ -15,6 +15,7 @@ FOLDER_NAME_CHARACTERS = 200
 _NO_LETTER = re.compile(r"[^a-zA-Z0-9]")
 _TYPE = re.compile(rb'"type"\s*:\s*"(user|assistant|system)"')
 _TOOL_RESULT = re.compile(rb'"type"\s*:\s*"tool_result"')
+_UUID_FIELD = b'"uuid"'
 _UUID = re.compile(rb'"uuid"\s*:\s*"([^"\\]{1,80})"')
 _CWD = re.compile(rb'"cwd"\s*:\s*"')
 _PROMPT = re.compile(rb'"role"\s*:\s*"user"\s*,\s*"content"\s*:\s*(?:\[[^"]*"type"\s*:\s*"text"\s*,\s*"text"\s*:\s*)?"')
@@ -24,32 +25,28 @@ _UUID_WINDOW = 4096
 """A line's own uuid stands behind its message, among short fields."""
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One line without its newline."""
-
-    number: int
-    """From 0."""
-    content: bytes
-
-
-def records_of(lines: Iterable[Line]) -> Iterator[Record]:
-    """Each line as a record. Its key is the line's uuid, where it has one that is new."""
+def records_of(lines: Iterable[bytes], first_number: int) -> Iterator[Record]:
+    """Each line, without its newline, as a record. Its key is the line's uuid, where it has one that is new, else its
+    number: the first line of a transcript is 0."""
     seen: set[str] = set()
-    for line in lines:
-        key = _uuid(line.content)
+    for number, line in enumerate(lines, first_number):
+        key = _uuid(line)
         if not key or key in seen:
-            key = f"{key}#{line.number}" if key else f"line {line.number}"
+            key = f"{key}#{number}" if key else f"line {number}"
         seen.add(key)
-        role = role_of(line.content)
-        yield Record(LINE, key, line.content, role, preview_of(line.content) if role else "")
+        yield Record(LINE, key, line, role_of(line))
 
 
 def _uuid(line: bytes) -> str:
     """The last one near the end of the line, else the first one near its beginning."""
-    at_end = _UUID.findall(line, max(0, len(line) - _UUID_WINDOW))
-    found = at_end[-1:] or _UUID.findall(line, 0, _UUID_WINDOW)[:1]
-    return found[0].decode("utf-8", "replace") if found else ""
+    window = max(0, len(line) - _UUID_WINDOW)
+    at = line.rfind(_UUID_FIELD, window)
+    while at >= 0:
+        if found := _UUID.match(line, at):
+            return found[1].decode("utf-8", "replace")
+        at = line.rfind(_UUID_FIELD, window, at)
+    first = _UUID.search(line, 0, _UUID_WINDOW)
+    return first[1].decode("utf-8", "replace") if first else ""
 
 
 def role_of(line: bytes) -> str:
@@ -67,6 +64,8 @@ def title_of(head: bytes, tail: bytes) -> str:
     """What the client calls the session: the user's own title, else its summary, else the first thing that was said."""
     named: dict[int, str] = {}
     for part in (head, tail):  # the last one of its kind counts
+        if b'Title"' not in part and b'"summary"' not in part:
+            continue
         for found in _TITLE.finditer(part):
             named[found.lastindex or 0] = string_at(part, found.end())
     if named:

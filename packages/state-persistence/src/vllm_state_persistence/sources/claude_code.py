@@ -17,9 +17,10 @@ from typing import BinaryIO
 from vllm_mcp_protocol.errors import SessionNotFound, SourceUnreadable
 from vllm_mcp_protocol.files import write_atomic
 from vllm_mcp_protocol.reading import MOST_ENTRIES, names_in, printable, read_regular, reason
+from vllm_state_persistence.core.previews import SHOWN_CHARACTERS, preview_of
 from vllm_state_persistence.core.rows import digest
 from vllm_state_persistence.core.session import Known, Record, SessionContent, SessionRef, SourceName
-from vllm_state_persistence.core.transcripts import Line, Rename, folder_of, munged, records_of, title_of
+from vllm_state_persistence.core.transcripts import Rename, folder_of, munged, records_of, title_of
 from vllm_state_persistence.core.values import decode, encode
 from vllm_state_persistence.sources.base import (
     Found,
@@ -144,10 +145,14 @@ def _opened(path: Path) -> BinaryIO:
     return os.fdopen(handle, "rb", buffering=_BLOCK_BYTES)
 
 
-def _ref(path: Path, file: BinaryIO, project: str) -> SessionRef:
+def _ref(path: Path, file: BinaryIO, project: str, old: SessionRef | None = None) -> SessionRef:
+    """What there is to say of a transcript; `old` where it is the same one still."""
     status = os.fstat(file.fileno())
-    head = os.pread(file.fileno(), _HEAD_BYTES, 0)
     tail = os.pread(file.fileno(), _TAIL_BYTES, max(0, status.st_size - _TAIL_BYTES))
+    marker = _marker(status, tail, _files_beside(path))
+    if old is not None and old.marker == marker:
+        return old
+    head = os.pread(file.fileno(), _HEAD_BYTES, 0)
     return SessionRef(
         source="claude-code",
         session_id=path.stem,
@@ -155,7 +160,7 @@ def _ref(path: Path, file: BinaryIO, project: str) -> SessionRef:
         title=title_of(head, tail),
         updated_at=status.st_mtime,
         location=str(path),
-        marker=_marker(status, tail, _files_beside(path)),
+        marker=marker,
     )
 
 
@@ -190,7 +195,7 @@ def _walk(folder: Path, inner: str, depth: int = 0) -> Iterator[Beside]:
 
 
 def _read(path: Path, file: BinaryIO, old: SessionRef, known: Known | None) -> SessionContent:
-    ref = _ref(path, file, old.project)
+    ref = _ref(path, file, old.project, old)
     size = int(ref.marker.split(":")[2])
     if size > LARGEST_TRANSCRIPT_BYTES:
         raise OSError(f"it has {size:,} bytes, and more than {LARGEST_TRANSCRIPT_BYTES:,} are not read")
@@ -199,9 +204,8 @@ def _read(path: Path, file: BinaryIO, old: SessionRef, known: Known | None) -> S
     records = [] if kept_lines else [_file_record(path, beside) for beside in files]
     if not kept_lines:
         file.seek(0)
-    lines = list(_lines(file, size, kept_lines))
+    records += records_of(_lines(file, size), kept_lines)
     open_end = bool(size) and os.pread(file.fileno(), 1, size - 1) != b"\n"
-    records += records_of(lines)
     header = encode({"file": path.name, "folder": printable(path.parent.name), "open_end": open_end})
     return SessionContent(ref, header, records, kept_lines + len(files) if kept_lines else 0)
 
@@ -277,13 +281,17 @@ def _line(file: BinaryIO, limit: int) -> bytes:
     return file.readline(limit).removesuffix(b"\n")
 
 
-def _lines(file: BinaryIO, size: int, number: int) -> Iterator[Line]:
+def _lines(file: BinaryIO, size: int) -> Iterator[bytes]:
     """The lines from where the file stands up to the byte `size`: what is appended meanwhile is the next snapshot's."""
     left = size - file.tell()
-    while left > 0 and (line := file.readline(left)):
+    for line in file:
         left -= len(line)
-        yield Line(number, line.removesuffix(b"\n"))
-        number += 1
+        if left < 0:
+            line = line[:left]
+        if line:
+            yield line[:-1] if line.endswith(b"\n") else line
+        if left <= 0:
+            return
 
 
 def _file_record(path: Path, beside: Beside) -> Record:
@@ -292,7 +300,14 @@ def _file_record(path: Path, beside: Beside) -> Record:
         data = read_regular(path.with_suffix("") / beside.name, LARGEST_FILE_BYTES, flags=os.O_NOFOLLOW)
     except (OSError, ValueError) as error:
         return Record("unreadable", beside.name, encode({"file": beside.name, "why": reason(error)}))
-    return Record(FILE, beside.name, data, preview=printable(beside.name)[-200:])
+    return Record(FILE, beside.name, data)
+
+
+def preview(record: Record) -> str:
+    """A glimpse of what a line says; a file's name."""
+    if record.kind == FILE:
+        return printable(record.key)[-SHOWN_CHARACTERS:]
+    return preview_of(record.content) if record.role else ""
 
 
 # writing

@@ -8,8 +8,8 @@ from pathlib import Path
 from vllm_mcp_protocol.errors import SuiteError
 from vllm_mcp_protocol.reading import read_regular
 from vllm_state_persistence.core.previews import preview_of, shown_text
-from vllm_state_persistence.core.rows import Row, as_time, decode_row, encode_row
-from vllm_state_persistence.core.session import Known, SessionContent, SessionRef, SourceName
+from vllm_state_persistence.core.rows import Row, as_time, cell_text, decode_row, encode_row
+from vllm_state_persistence.core.session import Known, Record, SessionContent, SessionRef, SourceName
 from vllm_state_persistence.sources import table_writing, tables
 from vllm_state_persistence.sources.base import (
     Found,
@@ -64,7 +64,7 @@ class CrushSource:
     def read(self, ref: SessionRef, known: Known | None) -> SessionContent:
         with tables.reading_session(ref, LAYOUT) as (database, row):
             header = encode_row(row)
-            taken = tables.take(database, header, ref.session_id, known, _describe)
+            taken = tables.take(database, header, ref.session_id, known, _role_of)
         fresh = _ref(row, ref.project, Path(ref.location), taken.marker)
         return SessionContent(fresh, header, taken.records, taken.kept)
 
@@ -124,10 +124,15 @@ def _ref(row: Row, project: str, path: Path, marker: str) -> SessionRef:
     )
 
 
-def _describe(kind: str, row: Row) -> tuple[str, str]:
-    if kind != "message":
-        return "", shown_text(str(row.get("path", "")))
-    return str(row["role"]), preview_of(row["parts"])
+def _role_of(kind: str, row: Row) -> str:
+    return str(row["role"]) if kind == "message" else ""
+
+
+def preview(record: Record) -> str:
+    """A glimpse of what a record says."""
+    if record.kind == "message":
+        return preview_of(cell_text(record.content, "parts"))
+    return shown_text(cell_text(record.content, "path"))
 
 
 def _write(

@@ -51,7 +51,7 @@ def inline_content(
     marker = hashlib.blake2b(digest_size=16)
     for record in records:
         marker.update(hashlib.sha256(record.content).digest())
-    first = next((record.preview for record in records if record.role == "user"), "")
+    first = next((preview(record) for record in records if record.role == "user"), "")
     ref = SessionRef("inline", session_id, project, title or first, at, "", f"inline1:{marker.hexdigest()}")
     return SessionContent(ref, encode({}), records)
 
@@ -67,13 +67,13 @@ def _record(number: int, message: object) -> Record:
             suggestion='give objects such as {"role": "user", "content": "…"}',
             parameter="messages",
         )
-    return Record("message", str(number), content, _role(message), _preview(message, content))
+    return Record("message", str(number), content, _role(message))
 
 
 def _role(message: Mapping[object, object]) -> str:
     return shown_text(str(message.get("role", "")))[:20]
 
 
-def _preview(message: Mapping[object, object], content: bytes) -> str:
-    text = message.get("content")
-    return shown_text(text) if isinstance(text, str) else preview_of(content)
+def preview(record: Record) -> str:
+    """A glimpse of what a message says."""
+    return preview_of(record.content)

@@ -10,8 +10,8 @@ from pathlib import Path
 from vllm_mcp_protocol.errors import SourceUnreadable, SuiteError
 from vllm_mcp_protocol.reading import printable
 from vllm_state_persistence.core.previews import preview_of, shown_text
-from vllm_state_persistence.core.rows import Row, as_time, decode_row, encode_row
-from vllm_state_persistence.core.session import Known, SessionContent, SessionRef, SourceName
+from vllm_state_persistence.core.rows import Row, as_time, cell_text, decode_row, encode_row
+from vllm_state_persistence.core.session import Known, Record, SessionContent, SessionRef, SourceName
 from vllm_state_persistence.core.values import decode, encode
 from vllm_state_persistence.sources import table_writing, tables
 from vllm_state_persistence.sources.base import (
@@ -76,7 +76,7 @@ class OpencodeSource:
     def read(self, ref: SessionRef, known: Known | None) -> SessionContent:
         with tables.reading_session(ref, LAYOUT) as (database, row):
             project = _project_row(database, row["project_id"])
-            taken = tables.take(database, encode_row(row), ref.session_id, known, _describe)
+            taken = tables.take(database, encode_row(row), ref.session_id, known, _role_of)
         fresh = _ref(row, Path(ref.location), taken.marker)
         return SessionContent(fresh, encode({"session": row, "project": project}), taken.records, taken.kept)
 
@@ -118,12 +118,17 @@ def _project_row(database: tables.Database, project_id: object) -> Row | None:
     return rows[0] if rows else None
 
 
-def _describe(kind: str, row: Row) -> tuple[str, str]:
-    if kind == "todo":
-        return "", shown_text(str(row.get("content", "")))
+def _role_of(kind: str, row: Row) -> str:
     data = row.get("data")
     role = _ROLE.search(data) if kind == "message" and isinstance(data, str) else None
-    return role[1] if role else "", preview_of(data) if kind == "part" else ""
+    return role[1] if role else ""
+
+
+def preview(record: Record) -> str:
+    """A glimpse of what a record says: messages say nothing themselves, their parts do."""
+    if record.kind == "todo":
+        return shown_text(cell_text(record.content, "content"))
+    return preview_of(cell_text(record.content, "data")) if record.kind == "part" else ""
 
 
 # writing

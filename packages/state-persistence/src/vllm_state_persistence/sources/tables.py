@@ -33,8 +33,8 @@ UNREADABLE = "unreadable"
 _BATCH = 500
 """SQLite takes 32,766 parameters; batches keep what one damaged row costs small."""
 
-Describe = Callable[[str, Row], tuple[str, str]]
-"""Role and preview of a row, from its kind and content."""
+RoleOf = Callable[[str, Row], str]
+"""Role of a row, from its kind and content."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,15 +209,15 @@ def rows_of(database: Database, table: str, condition: str = "1", *given: Cell) 
     return _rows(database.link, table, condition, given)
 
 
-def take(database: Database, header: bytes, session_id: str, known: Known | None, describe: Describe) -> Taken:
+def take(database: Database, header: bytes, session_id: str, known: Known | None, role_of: RoleOf) -> Taken:
     """All records of a session, or those after what `known` proves to be unchanged."""
     ordered, lost = _marks(database, session_id)
     kept = proven(ordered, known.marker) if isinstance(known, Previous) else 0
     kept = kept if known and kept <= known.count else 0
     settled = settled_count(ordered)
     contents = _contents(database, ordered[min(kept, settled) :])
-    records = [_record(database, mark, contents, describe) for mark in ordered[kept:]]
-    volatile, lost_there = _volatile(database, session_id, describe)
+    records = [_record(database, mark, contents, role_of) for mark in ordered[kept:]]
+    volatile, lost_there = _volatile(database, session_id, role_of)
     marker = _marker(header, ordered, settled, contents, volatile)
     return Taken(marker, [*records, *volatile, *lost, *lost_there], kept)
 
@@ -226,7 +226,7 @@ def marker(database: Database, header: bytes, session_id: str) -> str:
     """The marker of a session: the one that `take` would give now."""
     ordered, _ = _marks(database, session_id)
     settled = settled_count(ordered)
-    volatile, _ = _volatile(database, session_id, lambda kind, row: ("", ""))
+    volatile, _ = _volatile(database, session_id, lambda _kind, _row: "")
     return _marker(header, ordered, settled, _contents(database, ordered[settled:]), volatile)
 
 
@@ -276,7 +276,7 @@ def _surviving_marks(
     return marks, lost
 
 
-def _volatile(database: Database, session_id: str, describe: Describe) -> tuple[list[Record], list[Record]]:
+def _volatile(database: Database, session_id: str, role_of: RoleOf) -> tuple[list[Record], list[Record]]:
     records: list[Record] = []
     lost: list[Record] = []
     for _, table in database.tables(volatile=True):
@@ -284,7 +284,7 @@ def _volatile(database: Database, session_id: str, describe: Describe) -> tuple[
         lost += [_lost(table, rowid) for rowid, row in rows if row is None]
         whole = [(rowid, row) for rowid, row in rows if row is not None]
         whole.sort(key=lambda pair: (as_time(pair[1][table.created]), pair[0]))
-        records += [_as_record(table, _key(row[table.key], rowid), row, describe) for rowid, row in whole]
+        records += [_as_record(table, _key(row[table.key], rowid), row, role_of) for rowid, row in whole]
     return records, lost
 
 
@@ -335,21 +335,20 @@ def _rows(link: sqlite3.Connection, table: str, condition: str, given: Sequence[
 
 
 def _record(
-    database: Database, mark: RowMark, contents: Mapping[tuple[int, int], Row | None], describe: Describe
+    database: Database, mark: RowMark, contents: Mapping[tuple[int, int], Row | None], role_of: RoleOf
 ) -> Record:
     table = database.layout.tables[mark.table]
     row = contents.get((mark.table, mark.rowid))
-    return _lost(table, mark.rowid) if row is None else _as_record(table, _key(mark.key, mark.rowid), row, describe)
+    return _lost(table, mark.rowid) if row is None else _as_record(table, _key(mark.key, mark.rowid), row, role_of)
 
 
-def _as_record(table: Table, key: str, row: Row, describe: Describe) -> Record:
-    role, preview = describe(table.kind, row)
-    return Record(table.kind, key, encode_row(row), role, preview)
+def _as_record(table: Table, key: str, row: Row, role_of: RoleOf) -> Record:
+    return Record(table.kind, key, encode_row(row), role_of(table.kind, row))
 
 
 def _lost(table: Table, rowid: int) -> Record:
     content = encode({"table": table.name, "rowid": rowid, "why": "the client's database is damaged there"})
-    return Record(UNREADABLE, f"{table.name}:{rowid}", content, preview=f"a damaged row of {table.name}")
+    return Record(UNREADABLE, f"{table.name}:{rowid}", content)
 
 
 def _key(cell: Cell, rowid: int) -> str:

@@ -88,6 +88,11 @@ class LoadedState:
             else:
                 at += span.records
 
+    async def beginnings(self, entries: Sequence[Entry]) -> list[bytes]:
+        """Of each record's content at least the first 16 KiB, or all; empty where it cannot be read."""
+        async with self._desk.reading() as connection:
+            return await self._desk.reader(connection).beginnings([entry.content for entry in entries])
+
     async def content(self) -> SessionContent:
         """All of it at once. Raises StoreDamaged."""
         return SessionContent(self.ref, await self.header(), [record async for record in self.records()])
@@ -108,7 +113,7 @@ class LoadedState:
                     damage = self._damage("record", f"{entry.kind} {entry.key}", content)
                     await self._note(connection, damage, damaged)
                 else:
-                    found.append(Record(entry.kind, entry.key, content, entry.role, entry.preview))
+                    found.append(Record(entry.kind, entry.key, content, entry.role))
         return found
 
     async def _contents(self, connection: AsyncConnection, refs: Sequence[Ref]) -> list[bytes | StoreDamaged]:

@@ -236,6 +236,13 @@ class Reader:
         small = await self.values(ref.value for ref in refs)
         return [await self._content(ref, small) for ref in refs]
 
+    async def beginnings(self, refs: Sequence[Ref]) -> list[bytes]:
+        """The contents, of those in pieces the first piece; empty where it cannot be read."""
+        values = await self.values(ref.value for ref in refs)
+        firsts = {ref: _first_piece(values.get(ref.value, b"")) for ref in refs if ref.chunked}
+        pieces = await self.values(firsts.values())
+        return [pieces.get(firsts[ref], b"") if ref.chunked else values.get(ref.value, b"") for ref in refs]
+
     async def content(self, ref: Ref) -> bytes:
         """Raises StoreDamaged."""
         (found,) = await self.contents([ref])
@@ -264,6 +271,13 @@ class Reader:
                 return unreadable("a piece of a value", self.reasons[missing])
             pieces += (found[one] for one in ids)
         return b"".join(pieces)
+
+
+def _first_piece(listing: bytes) -> bytes:
+    try:
+        return decode_chunks(listing)[0][0]
+    except (ValueError, IndexError):
+        return b""
 
 
 def _size(content: Mapping[bytes, bytes]) -> int:

@@ -117,7 +117,7 @@ class Saving:
         for batch in sized_batches(sized, _RECORDS_AT_ONCE, _BATCH_BYTES):
             refs = await self.writer.put([record.content for record in batch])
             self._fresh += map(_entry, batch, refs)
-            self._fresh_bytes += sum(len(record.key) + len(record.preview) for record in batch)
+            self._fresh_bytes += sum(len(record.key) for record in batch)
             self._last = batch[-1].content
             full = len(self._fresh) >= SEGMENT_RECORDS or self._fresh_bytes >= _SEGMENT_TEXT_BYTES
             if close and (full or self.writer.pending_bytes >= PACK_BYTES - _BATCH_BYTES):
@@ -175,14 +175,14 @@ def _segment_length(entries: Sequence[Entry]) -> int:
     """How many of these entries go into one segment; names of any length are allowed."""
     total = 0
     for count, entry in enumerate(entries[:SEGMENT_RECORDS], start=1):
-        total += len(entry.key) + len(entry.preview)
+        total += len(entry.key)
         if total >= _SEGMENT_TEXT_BYTES:
             return count
     return SEGMENT_RECORDS
 
 
 def _entry(record: Record, ref: Ref) -> Entry:
-    return Entry(record.kind, record.key, record.role, record.preview, ref)
+    return Entry(record.kind, record.key, record.role, ref)
 
 
 def adds_nothing(draft: Draft, extras: Extras, head: StateRow) -> bool:

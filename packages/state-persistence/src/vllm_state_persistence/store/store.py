@@ -32,7 +32,6 @@ from vllm_state_persistence.store.states import (
     by_id,
     change_row,
     new_row,
-    newest,
     newest_first,
     newest_of,
     not_found,
@@ -140,9 +139,14 @@ class StateStore:
 
     async def head(self, source: str, session_id: str) -> Head | None:
         """The newest snapshot of a session, so that its source reads only what is new."""
+        return (await self.heads([(source, session_id)])).get((source, session_id))
+
+    async def heads(self, sessions: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Head]:
+        """`head` of each (source, session id) that has one."""
+        keys = {session_key(self.desk.cipher, *session): session for session in sessions}
         async with self.desk.reading() as connection:
-            row = await newest(connection, self.desk.cipher, session_key(self.desk.cipher, source, session_id))
-        return None if row is None else _head(row)
+            found = await newest_of(connection, self.desk.cipher, list(keys))
+        return {keys[key]: _head(row) for key, row in found.items()}
 
     async def states(
         self,

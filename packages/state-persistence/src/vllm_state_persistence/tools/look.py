@@ -1,5 +1,6 @@
 """list-states, get-state and diff-states: what there is. Nothing here changes anything."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import Field
@@ -8,10 +9,13 @@ from vllm_mcp_protocol.errors import SessionNotFound
 from vllm_mcp_protocol.serving.paging import PAGE_LIMIT_BYTES
 from vllm_mcp_protocol.serving.server import READ, SuiteServer
 from vllm_state_persistence import parameters as p
-from vllm_state_persistence.core.difference import Entry, difference, in_words
+from vllm_state_persistence.core.difference import difference, in_words, quoted
 from vllm_state_persistence.core.engine_capture import EngineCapture, read_capture
+from vllm_state_persistence.core.manifest import Entry, Ref
+from vllm_state_persistence.core.session import Record
 from vllm_state_persistence.results import DiffResult, MessageRow, StateDetails, StateList, StateRow
 from vllm_state_persistence.saving import model_names
+from vllm_state_persistence.sources.showing import preview
 from vllm_state_persistence.store.loading import LoadedState
 from vllm_state_persistence.store.results import StateInfo
 from vllm_state_persistence.tools.save import iso_time
@@ -52,14 +56,15 @@ def register(server: SuiteServer, work: Workplace) -> None:
         loaded = await (await work.store()).load(state_id)
         capture = await capture_of(loaded)
         info = loaded.info
-        entries = await entries_of(loaded, max(0, info.records - limit)) if include_messages else []
+        last = await entries_of(loaded, max(0, info.records - limit)) if include_messages else []
+        texts = await texts_of(loaded, last)
         return StateDetails(
             state=row_of(info, capture),
             engines=[engine.model_dump(mode="json", exclude_defaults=True) for engine in capture.engines][:_SHOWN_NAMES]
             if capture is not None
             else [],
             defaults=dict(list(capture.defaults.items())[:_SHOWN_NAMES]) if capture is not None else {},
-            messages=fitting([MessageRow(role=one.role or one.kind, preview=one.preview) for one in entries]),
+            messages=fitting([MessageRow(role=one.role or one.kind, preview=texts[one.content]) for one in last]),
             message_count=info.messages,
         )
 
@@ -72,6 +77,8 @@ def register(server: SuiteServer, work: Workplace) -> None:
         found = difference(
             await entries_of(before), await entries_of(after), await capture_of(before), await capture_of(after)
         )
+        first, second = quoted(found.records)
+        texts = await texts_of(before, first) | await texts_of(after, second)
         return DiffResult(
             from_state_id=from_state_id,
             to_state_id=to_state_id,
@@ -81,7 +88,7 @@ def register(server: SuiteServer, work: Workplace) -> None:
             models_added=[engine.served_name for engine in found.engines.added][:_SHOWN_NAMES],
             models_removed=[engine.served_name for engine in found.engines.removed][:_SHOWN_NAMES],
             models_changed=list(dict.fromkeys(change.model for change in found.engines.changes))[:_SHOWN_NAMES],
-            in_words=list(in_words(found)),
+            in_words=list(in_words(found, texts)),
         )
 
 
@@ -127,9 +134,14 @@ async def capture_of(loaded: LoadedState) -> EngineCapture | None:
 
 async def entries_of(loaded: LoadedState, start: int = 0) -> list[Entry]:
     """The records of a snapshot without their contents."""
-    return [
-        Entry(one.kind, one.key, one.role, one.preview, one.content.value) async for one in loaded.entries(start=start)
-    ]
+    return [entry async for entry in loaded.entries(start=start)]
+
+
+async def texts_of(loaded: LoadedState, entries: Sequence[Entry]) -> dict[Ref, str]:
+    """What some records of a snapshot say, in short."""
+    source = loaded.info.source
+    found = zip(entries, await loaded.beginnings(entries), strict=True)
+    return {entry.content: preview(source, Record(entry.kind, entry.key, data, entry.role)) for entry, data in found}
 
 
 def fitting(messages: list[MessageRow]) -> list[MessageRow]:
