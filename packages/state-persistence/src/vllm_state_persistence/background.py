@@ -56,12 +56,10 @@ async def save_what_changed(work: Workplace) -> Done:
 async def _known_sessions(work: Workplace) -> list[tuple[Source, SessionRef, str]]:
     """Sessions of clients here of which there is a snapshot, with the marker of the newest one."""
     store = await work.store()
-    saved = {(info.source, info.session_id): info.marker for info in (await store.sessions()).items}
+    saved = [info.ref for info in (await store.sessions()).items]
     found: list[tuple[Source, SessionRef, str]] = []
     for source in work.sources():
-        look = await to_thread.run_sync(source.look, None)
-        for ref in look.sessions:
-            marker = saved.get((ref.source, ref.session_id))
-            if marker is not None:
-                found.append((source, ref, marker))
+        seen = {ref.session_id: ref for ref in saved if ref.source == source.name}
+        look = await to_thread.run_sync(source.look, None, seen)
+        found += ((source, ref, seen[ref.session_id].marker) for ref in look.sessions if ref.session_id in seen)
     return found

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 from vllm_mcp_protocol.errors import ForceRequired, SessionNotFound, SuiteError
@@ -87,14 +88,20 @@ class Found:
     """What could not be read."""
 
 
+Seen = Mapping[str, SessionRef]
+"""Sessions as they were found before, by their ids."""
+NOTHING_SEEN: Seen = MappingProxyType({})
+
+
 class Source(Protocol):
     """The conversations of one client. Everything blocks; live files are read without disturbing their owner."""
 
     @property
     def name(self) -> SourceName: ...
 
-    def look(self, project: Path | None) -> Found:
-        """The sessions of a project, or of all; no content is kept, nothing bad raises."""
+    def look(self, project: Path | None, seen: Seen = NOTHING_SEEN) -> Found:
+        """The sessions of a project, or of all; no content is kept, nothing bad raises. One that is as it was when it
+        was `seen` need not be looked into."""
 
     def sessions(self, project: Path | None) -> list[SessionRef]:
         """Newest first. Raises SourceUnreadable when nothing but trouble was found."""

@@ -23,9 +23,11 @@ from vllm_state_persistence.core.session import Known, Record, SessionContent, S
 from vllm_state_persistence.core.transcripts import Rename, folder_of, munged, records_of, title_of
 from vllm_state_persistence.core.values import decode, encode
 from vllm_state_persistence.sources.base import (
+    NOTHING_SEEN,
     Found,
     Places,
     Previous,
+    Seen,
     Target,
     Written,
     check_whole,
@@ -66,7 +68,7 @@ class ClaudeCodeSource:
     def __init__(self, places: Places) -> None:
         self._projects = places.claude / "projects"
 
-    def look(self, project: Path | None) -> Found:
+    def look(self, project: Path | None, seen: Seen = NOTHING_SEEN) -> Found:
         found = Found()
         for folder in self._folders(project):
             try:
@@ -74,9 +76,12 @@ class ClaudeCodeSource:
             except OSError as error:
                 found.problems.append(_unreadable(folder, reason(error)))
                 continue
+            there = set(names)
             for name in sorted(names)[:MOST_ENTRIES]:
                 if _SESSION_FILE.fullmatch(name):
-                    _look_at(folder / name, project, found)
+                    session_id = name.removesuffix(".jsonl")
+                    beside = _files_beside(folder / session_id) if session_id in there else []
+                    _look_at(folder / name, beside, project, seen.get(session_id), found)
         return Found(newest_first(found.sessions), found.problems)
 
     def sessions(self, project: Path | None) -> list[SessionRef]:
@@ -126,10 +131,13 @@ class ClaudeCodeSource:
 # looking
 
 
-def _look_at(path: Path, project: Path | None, found: Found) -> None:
+def _look_at(path: Path, beside: Sequence[Beside], project: Path | None, seen: SessionRef | None, found: Found) -> None:
     try:
+        if seen is not None and _is_as_seen(path, beside, seen):
+            found.sessions.append(seen)
+            return
         with _opened(path) as file:
-            found.sessions.append(_ref(path, file, str(project or "")))
+            found.sessions.append(_ref(path, file, beside, str(project or "")))
     except FileNotFoundError:
         return  # deleted since it was listed
     except OSError as error:
@@ -145,11 +153,19 @@ def _opened(path: Path) -> BinaryIO:
     return os.fdopen(handle, "rb", buffering=_BLOCK_BYTES)
 
 
-def _ref(path: Path, file: BinaryIO, project: str, old: SessionRef | None = None) -> SessionRef:
+def _is_as_seen(path: Path, beside: Sequence[Beside], seen: SessionRef) -> bool:
+    """Told by its status alone, of which also whether its last line has ended follows."""
+    ended = seen.marker.split(":")[3:4] == ["1"]
+    return seen.location == str(path) and seen.marker == _marker(os.lstat(path), ended, beside)
+
+
+def _ref(
+    path: Path, file: BinaryIO, beside: Sequence[Beside], project: str, old: SessionRef | None = None
+) -> SessionRef:
     """What there is to say of a transcript; `old` where it is the same one still."""
     status = os.fstat(file.fileno())
     tail = os.pread(file.fileno(), _TAIL_BYTES, max(0, status.st_size - _TAIL_BYTES))
-    marker = _marker(status, tail, _files_beside(path))
+    marker = _marker(status, tail.endswith(b"\n"), beside)
     if old is not None and old.marker == marker:
         return old
     head = os.pread(file.fileno(), _HEAD_BYTES, 0)
@@ -164,16 +180,15 @@ def _ref(path: Path, file: BinaryIO, project: str, old: SessionRef | None = None
     )
 
 
-def _marker(status: os.stat_result, tail: bytes, files: Sequence[Beside]) -> str:
+def _marker(status: os.stat_result, ended: bool, files: Sequence[Beside]) -> str:
     """Which file, how long its whole lines and all of it are, when it changed; then what lies beside it."""
     beside = digest(f"{file.name}:{file.size}:{file.changed_ns}".encode(errors="replace") for file in files)
-    ended = 1 if tail.endswith(b"\n") else 0
-    return f"lines1:{status.st_ino}:{status.st_size}:{ended}:{status.st_mtime_ns}:{beside}"
+    return f"lines1:{status.st_ino}:{status.st_size}:{ended:d}:{status.st_mtime_ns}:{beside}"
 
 
-def _files_beside(path: Path) -> list[Beside]:
-    """Regular files in the session's folder, by name; none where there is no folder, as for most sessions."""
-    found = list(islice(_walk(path.with_suffix(""), ""), MOST_FILES))
+def _files_beside(folder: Path) -> list[Beside]:
+    """Regular files in a session's folder, by name; none where there is no folder, as for most sessions."""
+    found = list(islice(_walk(folder, ""), MOST_FILES))
     return sorted(found, key=lambda file: file.name)
 
 
@@ -195,11 +210,11 @@ def _walk(folder: Path, inner: str, depth: int = 0) -> Iterator[Beside]:
 
 
 def _read(path: Path, file: BinaryIO, old: SessionRef, known: Known | None) -> SessionContent:
-    ref = _ref(path, file, old.project, old)
+    files = _files_beside(path.with_suffix(""))
+    ref = _ref(path, file, files, old.project, old)
     size = int(ref.marker.split(":")[2])
     if size > LARGEST_TRANSCRIPT_BYTES:
         raise OSError(f"it has {size:,} bytes, and more than {LARGEST_TRANSCRIPT_BYTES:,} are not read")
-    files = _files_beside(path)
     kept_lines = _kept_lines(file, size, len(files), ref.marker, known)
     records = [] if kept_lines else [_file_record(path, beside) for beside in files]
     if not kept_lines:

@@ -12,8 +12,10 @@ from vllm_state_persistence.core.rows import Row, as_time, cell_text, decode_row
 from vllm_state_persistence.core.session import Known, Record, SessionContent, SessionRef, SourceName
 from vllm_state_persistence.sources import table_writing, tables
 from vllm_state_persistence.sources.base import (
+    NOTHING_SEEN,
     Found,
     Places,
+    Seen,
     Target,
     Written,
     check_whole,
@@ -49,7 +51,7 @@ class CrushSource:
     def __init__(self, places: Places) -> None:
         self._places = places
 
-    def look(self, project: Path | None) -> Found:
+    def look(self, project: Path | None, seen: Seen = NOTHING_SEEN) -> Found:
         found = Found()
         for folder, path in self._databases(project):
             try:

@@ -28,16 +28,7 @@ class LoadedState:
 
     @property
     def ref(self) -> SessionRef:
-        facts = self._row.snapshot.facts
-        return SessionRef(
-            source=facts.source,  # type: ignore[arg-type] # what a source wrote
-            session_id=facts.session_id,
-            project=facts.project,
-            title=facts.title,
-            updated_at=facts.updated_at,
-            location=facts.location,
-            marker=facts.marker,
-        )
+        return self.info.ref
 
     @property
     def manifest(self) -> Manifest:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from vllm_state_persistence.core.session import Known
+from vllm_state_persistence.core.session import Known, SessionRef
 
 Item = TypeVar("Item")
 
@@ -68,6 +68,19 @@ class StateInfo:
     has_metrics: bool
     lost_records: int
     """Records that a repair could not save."""
+
+    @property
+    def ref(self) -> SessionRef:
+        """Where the session was when the snapshot was taken."""
+        return SessionRef(
+            source=self.source,  # type: ignore[arg-type] # what a source wrote
+            session_id=self.session_id,
+            project=self.project,
+            title=self.title,
+            updated_at=self.updated_at,
+            location=self.location,
+            marker=self.marker,
+        )
 
 
 @dataclass(frozen=True, slots=True)
