@@ -53,22 +53,25 @@ async def first(home: Path, store_path: Path) -> Answer:
     saved = 0
     async for outcome in save_sessions(work, [(source, ref) for ref in source.look(None).sessions], Extras()):
         if outcome.saved is None:
-            raise RuntimeError(f"{outcome.ref.session_id} was not saved: {outcome.problem}")
+            raise RuntimeError(f"{outcome.wanted[1].session_id} was not saved: {outcome.problem}")
         saved += 1
     await work.aclose()
     return {"saved": saved}
 
 
 async def second(home: Path, store_path: Path) -> Answer:
-    """The background's snapshot of what changed."""
+    """The background's snapshot of what changed, in a process that runs."""
     work = _workplace(home, store_path)
+    await work.store()
+    started_s = time.perf_counter()
     try:
         done = await save_what_changed(work)
+        work_s = time.perf_counter() - started_s
     finally:
         await work.aclose()
     if done.problems:
         raise RuntimeError(f"{len(done.problems)} were not saved: {done.problems[0]}")
-    return {"saved": done.saved, "unchanged": done.unchanged}
+    return {"saved": done.saved, "unchanged": done.unchanged, "work_s": work_s}
 
 
 def _workplace(home: Path, store_path: Path) -> Workplace:
@@ -138,7 +141,7 @@ def run(piece: str, home: str, store: str) -> Answer:
     started_s = time.perf_counter()
     with _profiled(os.environ.get("BENCH_PROFILE")):
         answer = asyncio.run(PIECES[piece](Path(home), Path(store)))
-    return {**answer, "work_s": time.perf_counter() - started_s}
+    return {"work_s": time.perf_counter() - started_s, **answer}
 
 
 @contextmanager

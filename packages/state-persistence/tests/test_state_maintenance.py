@@ -31,7 +31,7 @@ from vllm_state_persistence.core.stream import Head, StreamReader, encode_head, 
 from vllm_state_persistence.store.maintenance import prune, rotate_key
 from vllm_state_persistence.store.repairing import repair
 from vllm_state_persistence.store.results import Damage
-from vllm_state_persistence.store.store import SaveRequest, StateStore, save_all
+from vllm_state_persistence.store.store import SaveRequest, StateStore, once, save_all
 from vllm_state_persistence.store.transfer import backup, export, import_, salvage
 from vllm_state_persistence.store.verifying import verify
 
@@ -97,7 +97,7 @@ async def test_a_save_between_the_marks_and_the_sweep_of_a_prune_loses_nothing(t
         engine = store.desk.database.engine.sync_engine
         event.listen(engine, "before_cursor_execute", lambda *arguments: begun.append(arguments[2]))
         async with other.desk.writing() as work:
-            (again,) = await save_all(work, [SaveRequest(make_session(records, session_id="again"), 2)])
+            (again,) = await save_all(work, once([SaveRequest(make_session(records, session_id="again"), 2)]))
             pruning = asyncio.create_task(prune(store))
             async with asyncio.timeout(30):
                 while "BEGIN IMMEDIATE" not in begun:  # it has marked, and waits to sweep
@@ -108,7 +108,7 @@ async def test_a_save_between_the_marks_and_the_sweep_of_a_prune_loses_nothing(t
 
 
 async def test_the_file_of_a_store_from_which_all_was_dropped_is_small(tmp_path: Path) -> None:
-    async with await StateStore.open(tmp_path / "state.db", RING) as store:
+    async with await StateStore.open(tmp_path / "state.db", RING, compression=False) as store:
         noise = [Record("file", str(number), os.urandom(30_000)) for number in range(60)]
         saved = await store.save(make_session(noise), at=1)
         await store.drop([saved.state_id])
@@ -475,7 +475,7 @@ async def _read_flipped(path: Path, content: bytes, before: Mapping[str, tuple[o
 @pytest.mark.parametrize("share", [0.9, 0.6, 0.3])
 async def test_what_is_left_of_a_file_that_was_cut_is_saved_into_a_new_one(tmp_path: Path, share: float) -> None:
     path = tmp_path / "state.db"
-    async with await StateStore.open(path, RING) as store:
+    async with await StateStore.open(path, RING, compression=False) as store:  # with no dictionary at its end
         for number in range(40):
             records = [Record("line", str(one), os.urandom(3000)) for one in range(8)]
             await store.save(make_session(records, session_id=f"s{number}"), at=float(number))

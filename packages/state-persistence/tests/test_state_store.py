@@ -37,7 +37,7 @@ from vllm_mcp_protocol.errors import (
     StoreTooNew,
 )
 from vllm_state_persistence.core.session import Record, SessionContent
-from vllm_state_persistence.store.store import SaveRequest, StateStore
+from vllm_state_persistence.store.store import SaveRequest, StateStore, once
 
 pytestmark = pytest.mark.anyio
 
@@ -180,12 +180,12 @@ async def test_several_sessions_in_one_transaction(tmp_path: Path) -> None:
     sessions = {str(number): make_records(number, number * 100) for number in range(30)}
     async with await StateStore.open(tmp_path / "state.db", RING) as store:
         requests = [SaveRequest(make_session(some, session_id=name), 1.0) for name, some in sessions.items()]
-        saved = await store.save_many(requests)
+        saved = await store.save_many(once(requests))
         assert len({one.state_id for one in saved}) == 30
         for name, one in zip(sessions, saved, strict=True):
             assert await records_of(store, one.state_id) == sessions[name]
         with pytest.raises(ValueError, match="twice"):
-            await store.save_many([requests[0], requests[0]])
+            await store.save_many(once([requests[0], requests[0]]))
         newest = await store.sessions()
         assert [info.session_id for info in newest.items] == list(reversed(sessions))
 

@@ -1,14 +1,13 @@
 """Background snapshots: every session that was saved before and changed since, and what the rules let go."""
 
 from dataclasses import dataclass, field
+from functools import partial
 
 from anyio import to_thread
 
 from vllm_mcp_protocol.errors import SessionNotFound
-from vllm_state_persistence.core.session import SessionRef
 from vllm_state_persistence.retaining import due, rules_of
 from vllm_state_persistence.saving import Extras, Outcome, Wanted, save_sessions
-from vllm_state_persistence.sources.base import Source
 from vllm_state_persistence.store.maintenance import prune
 from vllm_state_persistence.workplace import Workplace, now
 
@@ -23,11 +22,12 @@ class Done:
     problems: list[str] = field(default_factory=list)
 
     def add(self, outcome: Outcome) -> None:
+        _, ref = outcome.wanted
         if outcome.saved is not None:
             self.unchanged += outcome.saved.unchanged
             self.saved += not outcome.saved.unchanged
         elif not isinstance(outcome.problem, SessionNotFound):  # deleted in its client since it was listed
-            self.problems.append(f"{outcome.ref.source} {outcome.ref.session_id}: {outcome.problem}")
+            self.problems.append(f"{ref.source} {ref.session_id}: {outcome.problem}")
 
 
 async def save_what_changed(work: Workplace) -> Done:
@@ -37,12 +37,7 @@ async def save_what_changed(work: Workplace) -> Done:
     done = Done()
     store = await work.store()
     capture, _ = await work.capture()
-    changed: list[Wanted] = []
-    for source, ref, marker in await _known_sessions(work):
-        if marker == ref.marker:
-            done.unchanged += 1
-        else:
-            changed.append((source, ref))
+    changed, done.unchanged = await _changed_sessions(work)
     async for outcome in save_sessions(work, changed, Extras(capture)):
         done.add(outcome)
     drops = await due(store, rules_of(work.settings), now())
@@ -53,13 +48,15 @@ async def save_what_changed(work: Workplace) -> Done:
     return done
 
 
-async def _known_sessions(work: Workplace) -> list[tuple[Source, SessionRef, str]]:
-    """Sessions of clients here of which there is a snapshot, with the marker of the newest one."""
-    store = await work.store()
-    saved = [info.ref for info in (await store.sessions()).items]
-    found: list[tuple[Source, SessionRef, str]] = []
+async def _changed_sessions(work: Workplace) -> tuple[list[Wanted], int]:
+    """Sessions of clients here that are not as their newest snapshots have them; how many others have a snapshot."""
+    marks = await (await work.store()).marks()
+    changed: list[Wanted] = []
+    unchanged = 0
     for source in work.sources():
-        seen = {ref.session_id: ref for ref in saved if ref.source == source.name}
-        look = await to_thread.run_sync(source.look, None, seen)
-        found += ((source, ref, seen[ref.session_id].marker) for ref in look.sessions if ref.session_id in seen)
-    return found
+        known = partial(marks.has, source.name)
+        look = await to_thread.run_sync(source.look, None, known)
+        saved = [ref for ref in look.sessions if marks.knows(ref.source, ref.session_id)]
+        changed += ((source, ref) for ref in saved if not known(ref.session_id, ref.marker))
+        unchanged += look.unchanged + sum(known(ref.session_id, ref.marker) for ref in saved)
+    return changed, unchanged

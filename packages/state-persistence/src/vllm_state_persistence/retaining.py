@@ -17,17 +17,13 @@ def rules_of(settings: Settings) -> Rules:
 
 async def due(store: StateStore, rules: Rules, now_s: float) -> tuple[Drop, ...]:
     """What the rules let go now."""
-    heads = {info.state_id for info in (await store.sessions()).items}
-    snapshots = [
-        Snapshot(
-            state_id=info.state_id,
-            session=f"{info.source}\0{info.session_id}",
-            created_at=info.at,
-            tags=info.tags,
-            pinned=info.state_id in heads,  # whatever the clock did meanwhile
-        )
-        for info in await every_state(store)
-    ]
+    snapshots: list[Snapshot] = []
+    sessions: set[str] = set()
+    for info in (await store.repeated()).items:  # a session's only snapshot stays
+        session = f"{info.source}\0{info.session_id}"
+        newest = session not in sessions  # whatever the clock did meanwhile
+        snapshots.append(Snapshot(info.state_id, session, info.at, info.tags, pinned=newest))
+        sessions.add(session)
     return to_drop(snapshots, rules, now=now_s)
 
 

@@ -250,21 +250,20 @@ def encode_manifest(manifest: Manifest) -> bytes:
 
 def decode_manifest(data: bytes) -> Manifest:
     """Raises ValueError for what is none."""
-    reading = _Reading(data)
-    version, given, count = reading.unpack(_HEAD)
+    try:
+        version, given, count = _HEAD.unpack_from(data)
+    except struct.error:
+        raise ValueError("it ends too early") from None
     if version != FORMAT or given > 3:
         raise ValueError(f"manifest of format {version}")
-    header = _ref(reading)
-    engines = _ref(reading) if given & 1 else None
-    metrics = _ref(reading) if given & 2 else None
-    spans = tuple(Span(*_SPAN.unpack(reading.take(_SPAN.size))) for _ in range(count))
-    reading.end()
-    return Manifest(header, engines, metrics, spans)
-
-
-def _ref(reading: _Reading) -> Ref:
-    value, size, chunked = _REF.unpack(reading.take(_REF.size))
-    return Ref(value, size, bool(chunked))
+    spans_at = _HEAD.size + (1 + given.bit_count()) * _REF.size
+    if len(data) != spans_at + count * _SPAN.size:
+        raise ValueError("its length is not the one that it claims")
+    refs = (Ref(value, size, bool(chunked)) for value, size, chunked in _REF.iter_unpack(data[_HEAD.size : spans_at]))
+    header = next(refs)
+    engines = next(refs) if given & 1 else None
+    metrics = next(refs) if given & 2 else None
+    return Manifest(header, engines, metrics, tuple(map(Span._make, _SPAN.iter_unpack(data[spans_at:]))))
 
 
 _CHUNK = struct.Struct(f"<{ID_BYTES}sI")

@@ -56,7 +56,7 @@ def decode_snapshot(data: bytes) -> Snapshot:
     if len(data) < _HEAD.size or data[0] != FORMAT:
         raise ValueError("no snapshot of a format that is known here")
     end = _HEAD.size + _HEAD.unpack_from(data)[1]
-    facts: dict[str, Any] = json.loads(data[_HEAD.size : end])
+    facts: dict[str, Any] = json.loads(str(data[_HEAD.size : end], "utf-8"))
     try:
         return Snapshot(Facts(**{**facts, "tags": tuple(facts["tags"])}), decode_manifest(data[end:]))
     except (TypeError, KeyError) as error:

@@ -1,10 +1,9 @@
 """What every source of conversations can do, and how one session is found among them."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Protocol
 
 from vllm_mcp_protocol.errors import ForceRequired, SessionNotFound, SuiteError
@@ -78,7 +77,7 @@ class Written:
     """What the client's version has no place for, in words."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Found:
     """What a look at a client's files found."""
 
@@ -86,11 +85,12 @@ class Found:
     """Newest first."""
     problems: list[SuiteError] = field(default_factory=list)
     """What could not be read."""
+    unchanged: int = 0
+    """Sessions that were left out."""
 
 
-Seen = Mapping[str, SessionRef]
-"""Sessions as they were found before, by their ids."""
-NOTHING_SEEN: Seen = MappingProxyType({})
+IsKnown = Callable[[str, str], bool]
+"""Whether the newest snapshot of a session (its id) was taken when it had this marker."""
 
 
 class Source(Protocol):
@@ -99,9 +99,9 @@ class Source(Protocol):
     @property
     def name(self) -> SourceName: ...
 
-    def look(self, project: Path | None, seen: Seen = NOTHING_SEEN) -> Found:
-        """The sessions of a project, or of all; no content is kept, nothing bad raises. One that is as it was when it
-        was `seen` need not be looked into."""
+    def look(self, project: Path | None, known: IsKnown | None = None) -> Found:
+        """The sessions of a project, or of all; no content is kept, nothing bad raises. Those that are `known` may be
+        left out."""
 
     def sessions(self, project: Path | None) -> list[SessionRef]:
         """Newest first. Raises SourceUnreadable when nothing but trouble was found."""

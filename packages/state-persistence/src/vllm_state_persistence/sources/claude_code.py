@@ -23,11 +23,10 @@ from vllm_state_persistence.core.session import Known, Record, SessionContent, S
 from vllm_state_persistence.core.transcripts import Rename, folder_of, munged, records_of, title_of
 from vllm_state_persistence.core.values import decode, encode
 from vllm_state_persistence.sources.base import (
-    NOTHING_SEEN,
     Found,
+    IsKnown,
     Places,
     Previous,
-    Seen,
     Target,
     Written,
     check_whole,
@@ -68,7 +67,7 @@ class ClaudeCodeSource:
     def __init__(self, places: Places) -> None:
         self._projects = places.claude / "projects"
 
-    def look(self, project: Path | None, seen: Seen = NOTHING_SEEN) -> Found:
+    def look(self, project: Path | None, known: IsKnown | None = None) -> Found:
         found = Found()
         for folder in self._folders(project):
             try:
@@ -81,8 +80,9 @@ class ClaudeCodeSource:
                 if _SESSION_FILE.fullmatch(name):
                     session_id = name.removesuffix(".jsonl")
                     beside = _files_beside(folder / session_id) if session_id in there else []
-                    _look_at(folder / name, beside, project, seen.get(session_id), found)
-        return Found(newest_first(found.sessions), found.problems)
+                    _look_at(folder / name, beside, project, known, found)
+        found.sessions = newest_first(found.sessions)
+        return found
 
     def sessions(self, project: Path | None) -> list[SessionRef]:
         return sessions_of(self.look(project))
@@ -131,10 +131,10 @@ class ClaudeCodeSource:
 # looking
 
 
-def _look_at(path: Path, beside: Sequence[Beside], project: Path | None, seen: SessionRef | None, found: Found) -> None:
+def _look_at(path: Path, beside: Sequence[Beside], project: Path | None, known: IsKnown | None, found: Found) -> None:
     try:
-        if seen is not None and _is_as_seen(path, beside, seen):
-            found.sessions.append(seen)
+        if known is not None and _is_known(path, beside, known):
+            found.unchanged += 1
             return
         with _opened(path) as file:
             found.sessions.append(_ref(path, file, beside, str(project or "")))
@@ -153,10 +153,10 @@ def _opened(path: Path) -> BinaryIO:
     return os.fdopen(handle, "rb", buffering=_BLOCK_BYTES)
 
 
-def _is_as_seen(path: Path, beside: Sequence[Beside], seen: SessionRef) -> bool:
-    """Told by its status alone, of which also whether its last line has ended follows."""
-    ended = seen.marker.split(":")[3:4] == ["1"]
-    return seen.location == str(path) and seen.marker == _marker(os.lstat(path), ended, beside)
+def _is_known(path: Path, beside: Sequence[Beside], known: IsKnown) -> bool:
+    """Told by its status alone: whether its last line had ended then is not asked."""
+    status = os.lstat(path)
+    return any(known(path.stem, _marker(status, ended, beside)) for ended in (True, False))
 
 
 def _ref(

@@ -12,10 +12,9 @@ from vllm_state_persistence.core.rows import Row, as_time, cell_text, decode_row
 from vllm_state_persistence.core.session import Known, Record, SessionContent, SessionRef, SourceName
 from vllm_state_persistence.sources import table_writing, tables
 from vllm_state_persistence.sources.base import (
-    NOTHING_SEEN,
     Found,
+    IsKnown,
     Places,
-    Seen,
     Target,
     Written,
     check_whole,
@@ -51,7 +50,7 @@ class CrushSource:
     def __init__(self, places: Places) -> None:
         self._places = places
 
-    def look(self, project: Path | None, seen: Seen = NOTHING_SEEN) -> Found:
+    def look(self, project: Path | None, known: IsKnown | None = None) -> Found:
         found = Found()
         for folder, path in self._databases(project):
             try:

@@ -8,7 +8,7 @@ from vllm_mcp_protocol.errors import BadInput, NotSupported, SessionNotFound
 from vllm_state_persistence.core.previews import preview_of, shown_text
 from vllm_state_persistence.core.session import Known, Record, SessionContent, SessionRef, SourceName
 from vllm_state_persistence.core.values import encode
-from vllm_state_persistence.sources.base import NOTHING_SEEN, Found, Seen, Target, Written
+from vllm_state_persistence.sources.base import Found, IsKnown, Target, Written
 
 MOST_MESSAGES = 100_000
 
@@ -18,7 +18,7 @@ class InlineSource:
 
     name: SourceName = "inline"
 
-    def look(self, project: Path | None, seen: Seen = NOTHING_SEEN) -> Found:
+    def look(self, project: Path | None, known: IsKnown | None = None) -> Found:
         return Found()
 
     def sessions(self, project: Path | None) -> list[SessionRef]:

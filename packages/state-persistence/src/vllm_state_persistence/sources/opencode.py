@@ -15,10 +15,9 @@ from vllm_state_persistence.core.session import Known, Record, SessionContent, S
 from vllm_state_persistence.core.values import decode, encode
 from vllm_state_persistence.sources import table_writing, tables
 from vllm_state_persistence.sources.base import (
-    NOTHING_SEEN,
     Found,
+    IsKnown,
     Places,
-    Seen,
     Target,
     Written,
     check_whole,
@@ -59,7 +58,7 @@ class OpencodeSource:
         self._folder = places.opencode
         self._path = places.opencode_database or places.opencode / "opencode.db"
 
-    def look(self, project: Path | None, seen: Seen = NOTHING_SEEN) -> Found:
+    def look(self, project: Path | None, known: IsKnown | None = None) -> Found:
         if not self._path.exists():
             return Found(problems=[self._older()] if (self._folder / "storage" / "session").is_dir() else [])
         try:

@@ -38,6 +38,10 @@ class Extras:
     tags: tuple[str, ...] = ()
 
 
+Identified = tuple[Record, bytes | None]
+"""A record with the id of its content, where that is known."""
+
+
 @dataclass(slots=True)
 class Draft:
     """A snapshot whose values are written, before it has a row."""
@@ -61,7 +65,7 @@ class Saving:
     _spans: list[Span] = field(default_factory=list)
     _last: bytes | None = None
 
-    async def draft(self, content: SessionContent, extras: Extras, records: Iterable[Record]) -> Draft:
+    async def draft(self, content: SessionContent, extras: Extras, records: Iterable[Identified]) -> Draft:
         """`records` are those after the first `content.kept`. Raises StoreDamaged where the base is needed, and cannot
         be read."""
         if content.same_header:
@@ -77,7 +81,7 @@ class Saving:
         manifest = Manifest(refs[0], engines, metrics, tuple(spans))
         return Draft(manifest, await self._tail(content.kept), same, kept)
 
-    async def _records(self, kept: int, records: Iterable[Record]) -> tuple[int, bool]:
+    async def _records(self, kept: int, records: Iterable[Identified]) -> tuple[int, bool]:
         """Bring `_spans` to all records; the bytes of what the base has, and whether nothing else is there."""
         old = self.base.snapshot.manifest if self.base else None
         if old is None:
@@ -91,7 +95,7 @@ class Saving:
             return sum(span.size for span in old.spans), self._last is None
         return await self._aligned(old, kept, records)
 
-    async def _aligned(self, old: Manifest, kept: int, records: Iterable[Record]) -> tuple[int, bool]:
+    async def _aligned(self, old: Manifest, kept: int, records: Iterable[Identified]) -> tuple[int, bool]:
         """What is the same at both ends of the old records and the new ones is taken over."""
         try:
             known = await self.reader.all_entries(old.spans)
@@ -111,14 +115,14 @@ class Saving:
         self._spans += end
         return sum(span.size for span in (*taken, *end)), same
 
-    async def _put_records(self, records: Iterable[Record], *, close: bool) -> None:
+    async def _put_records(self, records: Iterable[Identified], *, close: bool) -> None:
         """Content into packs, entries into `_fresh`; with `close` a segment follows the content that it names."""
-        sized = ((record, len(record.content)) for record in records)
+        sized = ((one, len(one[0].content)) for one in records)
         for batch in sized_batches(sized, _RECORDS_AT_ONCE, _BATCH_BYTES):
-            refs = await self.writer.put([record.content for record in batch])
-            self._fresh += map(_entry, batch, refs)
-            self._fresh_bytes += sum(len(record.key) for record in batch)
-            self._last = batch[-1].content
+            refs = await self.writer.put([record.content for record, _ in batch], [identity for _, identity in batch])
+            self._fresh += [_entry(record, ref) for (record, _), ref in zip(batch, refs, strict=True)]
+            self._fresh_bytes += sum(len(record.key) for record, _ in batch)
+            self._last = batch[-1][0].content
             full = len(self._fresh) >= SEGMENT_RECORDS or self._fresh_bytes >= _SEGMENT_TEXT_BYTES
             if close and (full or self.writer.pending_bytes >= PACK_BYTES - _BATCH_BYTES):
                 await self._close_segment()

@@ -65,13 +65,15 @@ states = Table(
     Column("number", Integer, primary_key=True),
     Column("state_id", BLOB, nullable=False, unique=True),
     Column("session", BLOB, nullable=False),
+    Column("mark", BLOB, nullable=False),
     Column("at", Float, nullable=False),
     Column("new_bytes", Integer, nullable=False),
     Column("dropped", Integer, nullable=False, default=0),
     Column("sealed", BLOB, nullable=False),
     sqlite_autoincrement=True,
 )
-"""Snapshots. `session` is a keyed id; what `sealed` holds is `core.snapshot`."""
+"""Snapshots. `session` and `mark` are keyed ids, of whose it is and of the session's marker; what `sealed` holds is
+`core.snapshot`."""
 
 Index("states_by_session", states.c.session, states.c.number)
 

@@ -116,6 +116,35 @@ def session_key(cipher: Cipher, source: str, session_id: str) -> bytes:
     return cipher.name_of("session", source, session_id)
 
 
+def mark_of(cipher: Cipher, session: bytes, marker: str) -> bytes:
+    """Tells whether a session is as it was, of a row that is not opened."""
+    return cipher.name_of("mark", session.hex(), marker)
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """The marks of the newest snapshots, by session; no row was opened for them, and a forged one only hides a
+    change."""
+
+    cipher: Cipher
+    newest: Mapping[bytes, bytes]
+
+    def knows(self, source: str, session_id: str) -> bool:
+        """Whether there is a snapshot."""
+        return session_key(self.cipher, source, session_id) in self.newest
+
+    def has(self, source: str, session_id: str, marker: str) -> bool:
+        """Whether the newest snapshot was taken when the session had this marker."""
+        session = session_key(self.cipher, source, session_id)
+        return self.newest.get(session) == mark_of(self.cipher, session, marker)
+
+
+async def read_marks(connection: AsyncConnection, cipher: Cipher) -> Marks:
+    newest = select(func.max(states.c.number)).where(states.c.dropped == 0).group_by(states.c.session)
+    rows = await connection.execute(select(states.c.session, states.c.mark).where(states.c.number.in_(newest)))
+    return Marks(cipher, {session: mark for session, mark in rows})
+
+
 def session_keys(cipher: Cipher, session_id: str) -> list[bytes]:
     """Of sessions with this id, whatever client they are of."""
     return [session_key(cipher, source, session_id) for source in get_args(SourceName)]
@@ -131,8 +160,9 @@ def read_row(cipher: Cipher, row: RowMapping | Mapping[str, Any]) -> StateRow:
     except ValueError as error:
         raise unreadable(f"snapshot {name}", str(error)).with_details(state_id=name) from error
     facts = snapshot.facts
-    in_clear = (row["state_id"], row["session"], row["at"])
-    if in_clear != (stored_id(facts.state_id), session_key(cipher, facts.source, facts.session_id), facts.at):
+    session = session_key(cipher, facts.source, facts.session_id)
+    in_clear = (row["state_id"], row["session"], row["mark"], row["at"])
+    if in_clear != (stored_id(facts.state_id), session, mark_of(cipher, session, facts.marker), facts.at):
         raise unreadable(f"snapshot {name}", "its row was changed").with_details(state_id=name)
     return StateRow(number, row["new_bytes"], bool(row["dropped"]), snapshot)
 
@@ -206,10 +236,12 @@ def new_row(cipher: Cipher, snapshot: Snapshot, number: int, pack_bytes: int) ->
     """The row of a snapshot; its `new_bytes` are what the store holds more, `pack_bytes` of packs included."""
     sealed = cipher.seal("state", number, encode_snapshot(snapshot))
     facts = snapshot.facts
+    session = session_key(cipher, facts.source, facts.session_id)
     return {
         "number": number,
         "state_id": stored_id(facts.state_id),
-        "session": session_key(cipher, facts.source, facts.session_id),
+        "session": session,
+        "mark": mark_of(cipher, session, facts.marker),
         "at": facts.at,
         "new_bytes": pack_bytes + len(sealed),
         "dropped": 0,
@@ -219,8 +251,9 @@ def new_row(cipher: Cipher, snapshot: Snapshot, number: int, pack_bytes: int) ->
 
 async def change_row(connection: AsyncConnection, cipher: Cipher, number: int, snapshot: Snapshot) -> None:
     """Seal a snapshot anew, in its place."""
-    sealed = cipher.seal("state", number, encode_snapshot(snapshot))
-    await connection.execute(update(states).where(states.c.number == number).values(sealed=sealed))
+    sealed, facts = cipher.seal("state", number, encode_snapshot(snapshot)), snapshot.facts
+    mark = mark_of(cipher, session_key(cipher, facts.source, facts.session_id), facts.marker)
+    await connection.execute(update(states).where(states.c.number == number).values(mark=mark, sealed=sealed))
 
 
 # The census

@@ -5,17 +5,19 @@ processes form one line: each snapshot's parent is the one before it, whoever wr
 """
 
 import os
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from itertools import repeat
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import ColumnElement, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from vllm_mcp_protocol.errors import BadInput, StoreDamaged
+from vllm_state_persistence.core.chunks import LARGE_BYTES
 from vllm_state_persistence.core.manifest import Entry, common_ends
 from vllm_state_persistence.core.session import Record, SessionContent
 from vllm_state_persistence.core.snapshot import Facts, Snapshot
@@ -28,6 +30,7 @@ from vllm_state_persistence.store.saving import Draft, Extras, Saving, adds_noth
 from vllm_state_persistence.store.schema import states
 from vllm_state_persistence.store.states import (
     STATE_ID_BYTES,
+    Marks,
     StateRow,
     by_id,
     change_row,
@@ -35,6 +38,7 @@ from vllm_state_persistence.store.states import (
     newest_first,
     newest_of,
     not_found,
+    read_marks,
     read_row,
     session_key,
     session_keys,
@@ -42,6 +46,9 @@ from vllm_state_persistence.store.states import (
     stored_id,
     write_census,
 )
+
+_ROWS_AT_ONCE = 1000
+"""Rows of snapshots, of a kilobyte each, that one statement reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +65,8 @@ class SaveRequest:
     """None: a new one."""
     records: Iterable[Record] | None = None
     """Instead of the content's: read once, as they come."""
+    ids: Sequence[bytes | None] | None = None
+    """Of the records' contents, where they were computed before (`StateStore.ids_of`)."""
 
 
 class StateStore:
@@ -121,20 +130,27 @@ class StateStore:
         StateNotFound when it is gone (read the session again, in full), StoreBusy, DiskFull, StoreDamaged.
         """
         extras = Extras(engines, metrics, description, tuple(tags))
-        (saved,) = await self.save_many([SaveRequest(content, at, base, extras)])
+        return await self.save_one(SaveRequest(content, at, base, extras))
+
+    async def save_one(self, request: SaveRequest) -> Saved:
+        """`save` of what is in a request."""
+        (saved,) = await self.save_many(once([request]))
         return saved
 
-    async def save_many(self, requests: Sequence[SaveRequest]) -> list[Saved]:
-        """Save several sessions, each once, in one transaction: all or none. Small ones share packs."""
-        sessions = {(one.content.ref.source, one.content.ref.session_id) for one in requests}
-        if len(sessions) != len(requests):
-            raise ValueError("a session stands twice in one save")
-        await self.desk.train_if_worth_it()
+    def ids_of(self, records: Iterable[Record]) -> list[bytes | None]:
+        """Ids of contents; None for those that are cut into pieces. May be called in any thread."""
+        identify = self.desk.cipher.id_of
+        return [identify(one.content) if len(one.content) <= LARGE_BYTES else None for one in records]
+
+    async def save_many(self, chunks: AsyncIterable[Sequence[SaveRequest]]) -> list[Saved]:
+        """Save several sessions, each once, in one transaction: all or none. Small ones share packs, and of each chunk
+        the contents are let go before the next one is asked for."""
         async with self.desk.writing() as work:
-            saved = await save_all(work, requests)
+            saved = await save_all(work, chunks)
             added = work.writer.new_bytes.total()
         if self.desk.untrained_bytes is not None:
             self.desk.untrained_bytes += added
+        await self.desk.train_if_worth_it()
         return saved
 
     async def head(self, source: str, session_id: str) -> Head | None:
@@ -169,7 +185,7 @@ class StateStore:
         damaged: list[str] = []
         last = 0
         async with self.desk.reading() as connection:
-            async for row in newest_first(connection, *conditions):
+            async for row in newest_first(connection, *conditions, at_once=min(limit + 1, _ROWS_AT_ONCE)):
                 if len(found) == limit:
                     return Page(found, str(last), tuple(damaged))
                 last = row["number"]
@@ -184,11 +200,25 @@ class StateStore:
 
     async def sessions(self) -> Page[StateInfo]:
         """The newest snapshot of each session, the newest first."""
-        numbers = select(func.max(states.c.number)).where(states.c.dropped == 0).group_by(states.c.session)
+        newest = select(func.max(states.c.number)).where(states.c.dropped == 0).group_by(states.c.session)
+        return await self._all(states.c.number.in_(newest))
+
+    async def marks(self) -> Marks:
+        """How each session was when its newest snapshot was taken."""
+        async with self.desk.reading() as connection:
+            return await read_marks(connection, self.desk.cipher)
+
+    async def repeated(self) -> Page[StateInfo]:
+        """All snapshots of the sessions that have several, the newest first."""
+        living = states.c.dropped == 0
+        several = select(states.c.session).where(living).group_by(states.c.session).having(func.count() > 1)
+        return await self._all(living, states.c.session.in_(several))
+
+    async def _all(self, *conditions: ColumnElement[bool]) -> Page[StateInfo]:
         found: list[StateInfo] = []
         damaged: list[str] = []
         async with self.desk.reading() as connection:
-            async for row in newest_first(connection, states.c.number.in_(numbers)):
+            async for row in newest_first(connection, *conditions, at_once=_ROWS_AT_ONCE):
                 try:
                     found.append(read_row(self.desk.cipher, row).info)
                 except StoreDamaged:
@@ -236,6 +266,11 @@ class StateStore:
             yield connection
 
 
+async def once(requests: Sequence[SaveRequest]) -> AsyncIterator[Sequence[SaveRequest]]:
+    """One chunk."""
+    yield requests
+
+
 def _cursor(cursor: str) -> int:
     if cursor.isdecimal() and len(cursor) < 19:
         return int(cursor)
@@ -263,13 +298,20 @@ class _Prepared:
     """A session whose content is written."""
 
     request: SaveRequest
+    """Without the content."""
     head: StateRow | None
     base: StateRow | None
     draft: Draft
 
 
-async def save_all(work: Work, requests: Sequence[SaveRequest]) -> list[Saved]:
-    prepared = await _prepare_all(work, requests)
+async def save_all(work: Work, chunks: AsyncIterable[Sequence[SaveRequest]]) -> list[Saved]:
+    prepared: list[_Prepared] = []
+    async for requests in chunks:
+        prepared += await _prepare_all(work, requests, len(prepared))
+        del requests
+    sessions = {(one.request.content.ref.source, one.request.content.ref.session_id) for one in prepared}
+    if len(sessions) != len(prepared):
+        raise ValueError("a session stands twice in one save")
     await work.writer.flush()
     ratio = work.writer.stored_bytes / max(1, work.writer.new_bytes.total())
     census, number = work.census(), work.stands.last_state
@@ -291,20 +333,25 @@ async def save_all(work: Work, requests: Sequence[SaveRequest]) -> list[Saved]:
     return saved
 
 
-async def _prepare_all(work: Work, requests: Sequence[SaveRequest]) -> list[_Prepared]:
+async def _prepare_all(work: Work, requests: Sequence[SaveRequest], first_owner: int) -> list[_Prepared]:
     """Every session's content into the packs, and what its snapshot will be."""
     refs = [request.content.ref for request in requests]
     sessions = [session_key(work.cipher, ref.source, ref.session_id) for ref in refs]
     heads = await newest_of(work.connection, work.cipher, sessions)
     prepared: list[_Prepared] = []
-    for owner, (request, session) in enumerate(zip(requests, sessions, strict=True)):
+    for owner, (request, session) in enumerate(zip(requests, sessions, strict=True), first_owner):
         work.writer.owner = owner
         head = heads.get(session)
         base = await _base(work, request, head)
         records = request.content.records if request.records is None else request.records
-        draft = await Saving(work.reader, work.writer, base).draft(request.content, request.extras, records)
-        prepared.append(_Prepared(request, head, base, draft))
+        identified = zip(records, repeat(None) if request.ids is None else request.ids, strict=request.ids is not None)
+        draft = await Saving(work.reader, work.writer, base).draft(request.content, request.extras, identified)
+        prepared.append(_Prepared(_without_content(request), head, base, draft))
     return prepared
+
+
+def _without_content(request: SaveRequest) -> SaveRequest:
+    return replace(request, content=replace(request.content, records=()), records=None, ids=None)
 
 
 async def _base(work: Work, request: SaveRequest, head: StateRow | None) -> StateRow | None:

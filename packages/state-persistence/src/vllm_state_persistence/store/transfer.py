@@ -175,7 +175,7 @@ async def import_(store: StateStore, path: Path, *, ring: KeyRing | None = None,
             request = SaveRequest(
                 content, head.at, extras=extras, state_id=head.state_id, records=stream.records(head.records)
             )
-            (saved,) = await store.save_many([request])
+            saved = await store.save_one(request)
         except ValueError as error:
             raise _damaged(path, str(error)) from error
     return saved
@@ -329,7 +329,7 @@ async def _salvaged(loaded: LoadedState, target: StateStore, lost: list[Damage])
     if there is not None:
         return there
     request = SaveRequest(SessionContent(ref, header, records), info.at, extras=extras, state_id=info.state_id)
-    return (await target.save_many([request]))[0]
+    return await target.save_one(request)
 
 
 async def _part(name: str, reading: Awaitable[bytes | None], loaded: LoadedState, lost: list[Damage]) -> bytes | None:

@@ -2,10 +2,10 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from anyio import to_thread
+from anyio import CancelScope, to_thread
 from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -61,12 +61,13 @@ class Writer:
         """What may still come into the open pack."""
         return self._waiting_bytes + self._open_bytes
 
-    async def put(self, contents: Sequence[bytes]) -> list[Ref]:
-        """Store these contents, and say where each of them is; large ones in pieces."""
-        if sum(map(len, contents)) < _IDENTIFY_BYTES:
-            refs, values = self._identified(contents)
+    async def put(self, contents: Sequence[bytes], ids: Sequence[bytes | None] | None = None) -> list[Ref]:
+        """Store these contents, and say where each of them is; large ones in pieces. `ids`: where they are known."""
+        ids = ids or [None] * len(contents)
+        if sum(len(content) for content, known in zip(contents, ids, strict=True) if known is None) < _IDENTIFY_BYTES:
+            refs, values = self._identified(contents, ids)
         else:
-            refs, values = await to_thread.run_sync(self._identified, contents)
+            refs, values = await to_thread.run_sync(self._identified, contents, ids)
         await self._put(values)
         return refs
 
@@ -76,12 +77,14 @@ class Writer:
         await self._put({value: content})
         return value
 
-    def _identified(self, contents: Sequence[bytes]) -> tuple[list[Ref], dict[bytes, Content]]:
+    def _identified(
+        self, contents: Sequence[bytes], ids: Sequence[bytes | None]
+    ) -> tuple[list[Ref], dict[bytes, Content]]:
         refs, values = [], dict[bytes, Content]()
-        for content in contents:
+        for content, known in zip(contents, ids, strict=True):
             chunked = len(content) > LARGE_BYTES
             value: bytes = self._pieces(content, values) if chunked else content
-            identity = self._cipher.id_of(value)
+            identity = known or self._cipher.id_of(value)
             values[identity] = value
             refs.append(Ref(identity, len(content), chunked))
         return refs, values
@@ -154,6 +157,12 @@ class Writer:
         await self._connection.exec_driver_sql("INSERT OR REPLACE INTO vals (id, pack) VALUES (?, ?)", rows)
         self.stored_bytes += len(sealed)
 
+    async def let_go(self) -> None:
+        """Of a pack that is still being sealed where the transaction was given up: the compressor serves the next."""
+        if self._sealing is not None:
+            with CancelScope(shield=True):
+                await asyncio.wait([self._sealing.sealed])
+
     def _sealed(self, number: int, contents: Sequence[Content]) -> bytes:
         """In a pack the values have numbers: their ids follow from them, and do not compress."""
         entries = [(write_number(at), content) for at, content in enumerate(contents)]
@@ -167,4 +176,4 @@ class _Sealing:
     number: int
     ids: Sequence[bytes]
     raw_bytes: int
-    sealed: Awaitable[bytes]
+    sealed: asyncio.Future[bytes]
