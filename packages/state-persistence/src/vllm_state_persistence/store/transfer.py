@@ -32,6 +32,7 @@ from vllm_state_persistence.store.loading import LoadedState
 from vllm_state_persistence.store.results import Damage, Saved
 from vllm_state_persistence.store.saving import Extras
 from vllm_state_persistence.store.store import SaveRequest, StateStore
+from vllm_state_persistence.store.verifying import list_damage
 
 FORMAT = 1
 PIECE_BYTES = 1024 * 1024
@@ -300,7 +301,9 @@ async def salvage(damaged: StateStore, target: StateStore) -> tuple[list[Saved],
     async with damaged.desk.reading() as connection:
         inspection = Inspection(connection, damaged.desk, damaged.desk.reader(connection))
         damaged.desk.index = {one: pack.number async for pack in inspection.read_packs() for one in pack.sound}
-    lost = [Damage("", "", "dictionary", str(number), why) for number, why in damaged.desk.damaged_dictionaries.items()]
+        lost = await list_damage(inspection)
+    dictionaries = damaged.desk.damaged_dictionaries.items()
+    lost += [Damage("", "", "dictionary", str(number), why) for number, why in dictionaries]
     ids: list[str] = []
     cursor: str | None = None
     while True:

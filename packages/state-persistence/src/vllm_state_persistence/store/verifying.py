@@ -35,7 +35,7 @@ async def verify(store: StateStore, *, read_data: bool = True, session_id: str |
         try:
             await look_at_values(inspection, read_data=read_data)
             found += _of_packs(inspection, desk)
-            found += await _of_list(inspection)
+            found += await list_damage(inspection)
             values = len(inspection.sound)
             count, of_states = await _of_states(inspection, session_id)
         finally:
@@ -67,7 +67,7 @@ def _of_packs(inspection: Inspection, desk: Desk) -> list[Damage]:
     return packs + others
 
 
-async def _of_list(inspection: Inspection) -> list[Damage]:
+async def list_damage(inspection: Inspection) -> list[Damage]:
     """Snapshots that were taken away, or put back from an older file, by whoever cannot seal."""
     try:
         said = read_census(inspection.desk.cipher, (await standing(inspection.connection)).census)
