@@ -1,5 +1,6 @@
 """What a scan of caches and folders finds, beside huggingface_hub's own scan; what it survives; what it remembers."""
 
+import gc
 import json
 import os
 import subprocess
@@ -268,6 +269,32 @@ def test_a_cache_that_is_not_there_is_empty_and_one_under_two_names_is_read_once
     file = tmp_path / "file"
     file.touch()
     assert "Not a directory" in scan(file).warnings[0]
+
+
+def test_a_cache_is_found_by_a_relative_path_too(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bad(cache).add(COMMIT, "shared.safetensors", b"s" * 10, shared=True)
+    whole = only(scan(cache))
+    monkeypatch.chdir(cache)
+    for found in (only(scan(Path())), InventoryScanner().scan_repo(Path("models--org--bad"))):
+        assert found is not None
+        assert found.revisions[0].files == whole.revisions[0].files
+        assert Path(found.path).resolve() == Path(whole.path)
+
+
+@pytest.mark.parametrize("was_on", [True, False])
+def test_a_scan_leaves_the_collector_as_it_was_and_nothing_open(cache: Path, was_on: bool) -> None:
+    bad(cache)
+    scanner, opened = InventoryScanner(), os.listdir("/proc/self/fd")
+    try:
+        if not was_on:
+            gc.disable()
+        for folder in (cache, cache / "models--org--bad/refs/main"):
+            scanner.scan([folder])
+        scanner.scan_repo(cache / "models--org--bad")
+        assert gc.isenabled() == was_on
+    finally:
+        gc.enable()
+    assert os.listdir("/proc/self/fd") == opened
 
 
 NOBODY = 65534

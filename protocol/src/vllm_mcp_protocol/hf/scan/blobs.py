@@ -6,23 +6,25 @@ from operator import attrgetter
 from stat import S_ISLNK, S_ISREG
 
 from vllm_mcp_protocol.hf.inventory import CachedFile, UnfinishedBlob
-from vllm_mcp_protocol.hf.scan.notes import Mark, Notes, holds
+from vllm_mcp_protocol.hf.scan.notes import Mark, Notes, hold
+from vllm_mcp_protocol.hf.scan.opened import OpenCache
 from vllm_mcp_protocol.reading import printable
 
 UNFINISHED = ".incomplete"
 LINK = "../../blobs/"
 """How the links at the top of a snapshot begin; each folder further down puts `../` before it."""
 
-_SHARED = re.compile(r"\.\./\.\./blobs/(([0-9a-f]{2})/\2[0-9a-f]{62})")
+_SHARED = re.compile(r"\.\./\.\./(blobs/([0-9a-f]{2}))/\2[0-9a-f]{62}")
 
 
 class SharedBlobs:
     """The contents that repositories of one cache share; for the time of one scan."""
 
-    def __init__(self, cache: str) -> None:
-        self._path = f"{cache}/blobs"
-        self._is_link = os.path.islink(self._path)
+    def __init__(self, cache: OpenCache) -> None:
+        self.cache = cache
+        self._is_link = os.path.islink(cache.whole("blobs"))
         self._groups: dict[str, Mark | None] = {}
+        """The mark of each folder of contents; None when it or the folder around it is a link."""
         self._holding: dict[Mark, bool] = {}
 
     def place(self, link: str) -> tuple[str, Mark] | None:
@@ -31,32 +33,34 @@ class SharedBlobs:
         No part of the way there is a link.
         """
         shared = _SHARED.fullmatch(link)
-        group = self._group(shared[2]) if shared is not None else None
-        return (f"{self._path}/{shared[1]}", group) if shared is not None and group is not None else None
+        if shared is None:
+            return None
+        folder = shared[1]
+        if folder not in self._groups:
+            self._groups[folder] = None if self._is_link else _mark(folder, self.cache)
+        group = self._groups[folder]
+        return (link.removeprefix("../../"), group) if group is not None else None
 
     def hold(self, marks: tuple[Mark, ...]) -> bool:
         """Whether the folders still look as they did; each is looked at once in a scan, many repositories name it."""
         for mark in marks:
             if mark not in self._holding:
-                self._holding[mark] = holds(mark)
+                self._holding[mark] = hold((mark,), self.cache)
         return all([self._holding[mark] for mark in marks])
-
-    def _group(self, name: str) -> Mark | None:
-        """The mark of the folder of a group of contents; None when it or the folder around it is a link."""
-        if name not in self._groups:
-            self._groups[name] = None if self._is_link else _mark(f"{self._path}/{name}")
-        return self._groups[name]
 
 
 class Blob:
     """A finished blob."""
 
-    __slots__ = ("file", "name", "size_bytes")
+    __slots__ = ("file", "found_as", "name", "size_bytes")
+
+    file: CachedFile
+    """What it was found as last, if it was: the revisions of a repository have most of their files in common."""
 
     def __init__(self, name: str, size_bytes: int) -> None:
         self.name, self.size_bytes = name, size_bytes
-        self.file: CachedFile | None = None
-        """What it was found as last: the revisions of a repository have most of their files in common."""
+        self.found_as = ""
+        """The name of `file`; "" while there is none."""
 
 
 class Blobs:
@@ -69,42 +73,42 @@ class Blobs:
         """The text of an ordinary link to a finished blob → that blob."""
         self.shared: dict[str, str] = {}
         """Path of shared contents → the name of the blob that links there."""
-        self.groups: set[Mark] = set()
-        """Of the folders that have the shared contents."""
+        self.groups: dict[str, Mark] = {}
+        """Of the folders that have the shared contents, by path."""
         self.unfinished: list[UnfinishedBlob] = []
 
     @property
     def unfinished_bytes(self) -> int:
         return sum([blob.size_bytes for blob in self.unfinished])
 
-    def name_at(self, real: str, home: str) -> str:
+    def name_at(self, real: str, home: str, cache: OpenCache) -> str:
         """Name of the blob that is, or would be, at the path `real`; "" when that is no place of one.
 
         `real` and `home`, the repository's folder, are paths without links.
         """
         if real.startswith(f"{home}/blobs/"):
             return real[len(f"{home}/blobs/") :]
-        return next((name for path, name in self.shared.items() if os.path.realpath(path) == real), "")
+        return next((name for path, name in self.shared.items() if os.path.realpath(cache.whole(path)) == real), "")
 
 
 def read_blobs(repo: str, store: SharedBlobs, notes: Notes) -> Blobs:
     """Names and sizes; one `lstat` for each."""
     blobs, newest_s = Blobs(), notes.newest_s
-    top, by_link = f"{repo}/blobs/", blobs.by_link
+    top, handle, lstat, by_link = f"{repo}/blobs/", notes.cache.handle, os.lstat, blobs.by_link
     for name in notes.enter(f"{repo}/blobs", "blobs"):
         try:
-            status = os.lstat(top + name)
+            status = lstat(top + name, dir_fd=handle)
         except OSError:
             continue  # renamed or deleted since it was listed
         if not S_ISREG(status.st_mode):
-            shared = _shared(top, name, status, store, notes)
+            shared = _shared(top + name, name, status, store, notes)
             if shared is None:
                 continue
             path, mark = shared
             blobs.shared[path] = name
-            blobs.groups.add(mark)
+            blobs.groups[mark[0]] = mark
             try:
-                status = os.lstat(path)
+                status = lstat(path, dir_fd=handle)
             except OSError:
                 continue  # the snapshot's link to it is a missing file
             if not S_ISREG(status.st_mode):
@@ -120,10 +124,10 @@ def read_blobs(repo: str, store: SharedBlobs, notes: Notes) -> Blobs:
     return blobs
 
 
-def _mark(path: str) -> Mark | None:
+def _mark(path: str, cache: OpenCache) -> Mark | None:
     """The mark of a folder; one that never holds while there is nothing, None for a link."""
     try:
-        status = os.lstat(path)
+        status = os.lstat(path, dir_fd=cache.handle)
     except OSError:
         return (path, 0, 0, 0)
     if S_ISLNK(status.st_mode):
@@ -131,13 +135,13 @@ def _mark(path: str) -> Mark | None:
     return (path, status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
 
 
-def _shared(top: str, name: str, status: os.stat_result, store: SharedBlobs, notes: Notes) -> tuple[str, Mark] | None:
+def _shared(path: str, name: str, status: os.stat_result, store: SharedBlobs, notes: Notes) -> tuple[str, Mark] | None:
     """Where the shared contents are that a blob is a link to, as good as a file; nothing else but a file is a blob."""
     if not S_ISLNK(status.st_mode):
         notes.warn(f"blobs/{name} is not a file")
         return None
     try:
-        place = store.place(os.readlink(top + name))
+        place = store.place(os.readlink(path, dir_fd=store.cache.handle))
     except OSError:
         return None  # gone since it was listed
     if place is None:

@@ -1,8 +1,10 @@
 """What a reading notes on its way: warnings, and marks that tell the next one whether anything changed."""
 
 import os
+from collections.abc import Iterable
 from stat import S_ISDIR, S_ISLNK
 
+from vllm_mcp_protocol.hf.scan.opened import OpenCache
 from vllm_mcp_protocol.reading import LARGE_FOLDER_BYTES, MOST_ENTRIES, names_in, printable, reason
 
 DEEPEST_FOLDER = 8
@@ -11,28 +13,31 @@ MOST_FOLDERS = 2_000
 """Folders read of one repository; the largest datasets have hundreds."""
 
 Mark = tuple[str, int, int, int]
-"""What a file or folder looked like: path, inode, and times of modification and change, ns.
+"""What a file or folder looked like: path below the cache, inode, and times of modification and change, ns.
 
 Whatever is added to a folder, removed from it or renamed in it changes its mark.
 """
 
 
-def holds(mark: Mark) -> bool:
-    """Whether a path still looks as it did."""
-    path, inode, modified_ns, changed_ns = mark
-    try:
-        status = os.lstat(path)
-    except OSError:
-        return False
-    return status.st_mtime_ns == modified_ns and status.st_ctime_ns == changed_ns and status.st_ino == inode
+def hold(marks: Iterable[Mark], cache: OpenCache) -> bool:
+    """Whether everything still looks as it did."""
+    for path, inode, modified_ns, changed_ns in marks:
+        try:
+            status = os.lstat(path, dir_fd=cache.handle)
+        except OSError:
+            return False
+        if status.st_mtime_ns != modified_ns or status.st_ctime_ns != changed_ns or status.st_ino != inode:
+            return False
+    return True
 
 
 class Notes:
     """The notes of one reading of one repository."""
 
-    __slots__ = ("_folders_left", "absent", "marks", "newest_s", "warnings")
+    __slots__ = ("_folders_left", "absent", "cache", "marks", "newest_s", "warnings")
 
-    def __init__(self) -> None:
+    def __init__(self, cache: OpenCache) -> None:
+        self.cache = cache
         self.warnings: list[str] = []
         self.marks: list[Mark] = []
         self.newest_s = 0.0
@@ -49,11 +54,13 @@ class Notes:
 
     def enter(self, folder: str, shown: str) -> list[str]:
         """The names in a folder, which is marked; none, with a warning unless it is absent, when it cannot be read."""
+        cache = self.cache
         try:
-            status = os.lstat(folder)
+            status = os.lstat(folder, dir_fd=cache.handle)
             self.marks.append((folder, status.st_ino, status.st_mtime_ns, status.st_ctime_ns))
             if S_ISDIR(status.st_mode):
-                names = os.listdir(folder) if status.st_size < LARGE_FOLDER_BYTES else names_in(folder)
+                listed = cache.whole(folder)
+                names = os.listdir(listed) if status.st_size < LARGE_FOLDER_BYTES else names_in(listed)
                 return names if len(names) <= MOST_ENTRIES else self._cut(names, shown)
             self.warn(f"{shown} is {'a link; not followed' if S_ISLNK(status.st_mode) else 'not a folder'}")
         except FileNotFoundError:

@@ -2,7 +2,7 @@
 
 import os
 import re
-from stat import S_ISREG
+from stat import S_ISDIR, S_ISREG
 from sys import intern
 
 from vllm_mcp_protocol.hf.scan.notes import Notes
@@ -10,13 +10,18 @@ from vllm_mcp_protocol.reading import printable, reason
 from vllm_mcp_protocol.units import format_bytes
 
 REF_LIMIT_BYTES = 1024
-COMMIT = re.compile(r"(?!\.\.?$)[\w.-]{1,200}")
+_COMMIT = re.compile(r"(?!\.\.?$)[\w.-]{1,200}")
 LITTER = {".DS_Store", "Thumbs.db", "desktop.ini"}
 """What file managers leave in every folder."""
 
 _LEFTOVER = re.compile(r".+\.[0-9a-f]{8}\.tmp")
 """What huggingface_hub writes a ref into before it renames it."""
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def is_commit(text: str) -> bool:
+    """Whether this can be a commit. Nearly all are digits and letters, which is seen without the slower expression."""
+    return (text.isalnum() and len(text) <= 200) or _COMMIT.fullmatch(text) is not None
 
 
 def read_refs(repo: str, notes: Notes) -> list[tuple[str, str]]:
@@ -33,10 +38,11 @@ def read_refs(repo: str, notes: Notes) -> list[tuple[str, str]]:
             shown = f"{folder}/{name}"
             try:
                 content = _read(f"{repo}/{shown}", notes)
-            except IsADirectoryError:
-                waiting.append((shown, depth + 1))
             except (OSError, ValueError) as error:
                 notes.warn(f"{shown} cannot be read: {reason(error)}")
+                continue
+            if content is None:
+                waiting.append((shown, depth + 1))
             else:
                 _add(shown, content, found, notes)
     found.sort()
@@ -44,24 +50,28 @@ def read_refs(repo: str, notes: Notes) -> list[tuple[str, str]]:
 
 
 def _add(shown: str, content: str, found: list[tuple[str, str]], notes: Notes) -> None:
-    if COMMIT.fullmatch(content) and (shown.isascii() or printable(shown) == shown):
+    if is_commit(content) and (shown.isascii() or printable(shown) == shown):
         found.append((intern(shown[len("refs/") :]), intern(content)))
     else:
         notes.warn(f"{shown} names no commit")
 
 
-def _read(path: str, notes: Notes) -> str:
-    """Raises OSError, also for a link, and ValueError for what is no file, too long, or no text."""
-    handle = os.open(path, _FLAGS)
+def _read(path: str, notes: Notes) -> str | None:
+    """What is in it; None for a folder.
+
+    Raises OSError, also for a link, and ValueError for what is no file, too long, or no text.
+    """
+    handle = os.open(path, _FLAGS, dir_fd=notes.cache.handle)
     try:
         status = os.fstat(handle)
-        if S_ISREG(status.st_mode):
-            notes.mark(path, status)
-        content = os.read(handle, REF_LIMIT_BYTES + 1)  # of a folder: IsADirectoryError
+        if S_ISDIR(status.st_mode):
+            return None
+        if not S_ISREG(status.st_mode):
+            raise ValueError("not a regular file")
+        notes.mark(path, status)
+        content = os.read(handle, REF_LIMIT_BYTES + 1)
     finally:
         os.close(handle)
-    if not S_ISREG(status.st_mode):
-        raise ValueError("not a regular file")
     if len(content) > REF_LIMIT_BYTES:
         raise ValueError(f"longer than {format_bytes(REF_LIMIT_BYTES)}")
     return content.decode().strip()

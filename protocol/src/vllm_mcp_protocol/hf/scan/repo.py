@@ -29,19 +29,19 @@ class RepoReading(NamedTuple):
     """Of folders outside of it, which change for other repositories too."""
 
 
-def read_repo(path: str, repo_id: str, kind: str, store: SharedBlobs) -> RepoReading:
-    """The repository in the folder `path`, which is no link. Never raises for what lies on disk."""
-    notes = Notes()
-    blobs = read_blobs(path, store, notes)
-    refs = read_refs(path, notes)
-    snapshots = read_snapshots(path, blobs, dict(refs).get("main"), notes)
+def read_repo(name: str, repo_id: str, kind: str, store: SharedBlobs) -> RepoReading:
+    """The repository in the cache's folder `name`, which is no link. Never raises for what lies on disk."""
+    notes = Notes(store.cache)
+    blobs = read_blobs(name, store, notes)
+    refs = read_refs(name, notes)
+    snapshots = read_snapshots(name, blobs, dict(refs).get("main"), notes)
     _judge(blobs, refs, snapshots, notes)
     if notes.absent or not notes.newest_s:
-        _note_folder(path, notes)
+        _note_folder(name, notes)
     repo = CachedRepo(
         repo_id=repo_id,
         kind=kind,
-        path=path,
+        path=store.cache.whole(name),
         revisions=tuple([snapshot.revision(refs) for snapshot in snapshots]),
         refs=tuple(refs),
         unfinished=tuple(blobs.unfinished),
@@ -49,7 +49,7 @@ def read_repo(path: str, repo_id: str, kind: str, store: SharedBlobs) -> RepoRea
         last_modified_s=notes.newest_s,
         warnings=tuple(notes.warnings),
     )
-    return RepoReading(repo, tuple(notes.marks), tuple(blobs.groups))
+    return RepoReading(repo, tuple(notes.marks), tuple(blobs.groups.values()))
 
 
 def _judge(blobs: Blobs, refs: list[tuple[str, str]], snapshots: list[Snapshot], notes: Notes) -> None:
@@ -64,13 +64,13 @@ def _judge(blobs: Blobs, refs: list[tuple[str, str]], snapshots: list[Snapshot],
             notes.warn(f"refs/{name} is at {commit}, whose snapshot is not there")
 
 
-def _note_folder(path: str, notes: Notes) -> None:
+def _note_folder(name: str, notes: Notes) -> None:
     """Mark the repository's own folder: one that is missing in it may come. Without files its time is the newest."""
     try:
-        status = os.lstat(path)
+        status = os.lstat(name, dir_fd=notes.cache.handle)
     except OSError:
         return
-    notes.mark(path, status)
+    notes.mark(name, status)
     notes.newest_s = notes.newest_s or status.st_mtime
 
 

@@ -5,10 +5,10 @@ from operator import attrgetter
 from stat import S_ISDIR, S_ISREG
 from sys import intern
 
-from vllm_mcp_protocol.hf.inventory import CachedFile, CachedRevision
+from vllm_mcp_protocol.hf.inventory import CachedFile, CachedRevision, new_file
 from vllm_mcp_protocol.hf.scan.blobs import LINK, Blob, Blobs
 from vllm_mcp_protocol.hf.scan.notes import Notes
-from vllm_mcp_protocol.hf.scan.refs import COMMIT, LITTER
+from vllm_mcp_protocol.hf.scan.refs import LITTER, is_commit
 from vllm_mcp_protocol.reading import reason
 
 _by_name = attrgetter("name")
@@ -17,10 +17,12 @@ _by_name = attrgetter("name")
 class Snapshot:
     """One revision and its files as they are found."""
 
-    __slots__ = ("changed_ns", "commit", "files", "missing", "path", "used")
+    __slots__ = ("changed_ns", "commit", "files", "inside", "missing", "path", "used")
 
-    def __init__(self, path: str, commit: str) -> None:
+    def __init__(self, path: str, inside: str, commit: str) -> None:
         self.path, self.commit = path, commit
+        self.inside = inside
+        """Its path below the cache."""
         self.changed_ns = 0
         self.files: list[CachedFile] = []
         self.missing: list[str] = []
@@ -28,15 +30,10 @@ class Snapshot:
         """Size of each blob, and of each plain file by its path."""
 
     def revision(self, refs: list[tuple[str, str]]) -> CachedRevision:
+        refs_here = tuple([name for name, commit in refs if commit == self.commit])
         self.files.sort(key=_by_name)
-        return CachedRevision(
-            commit=self.commit,
-            path=self.path,
-            refs=tuple([name for name, commit in refs if commit == self.commit]),
-            files=tuple(self.files),
-            missing=tuple(sorted(self.missing)),
-            size_bytes=sum(self.used.values()),
-        )
+        files, missing, size_bytes = tuple(self.files), tuple(sorted(self.missing)), sum(self.used.values())
+        return CachedRevision(self.commit, self.path, refs_here, files, missing, size_bytes)
 
 
 def read_snapshots(repo: str, blobs: Blobs, main: str | None, notes: Notes) -> list[Snapshot]:
@@ -46,7 +43,7 @@ def read_snapshots(repo: str, blobs: Blobs, main: str | None, notes: Notes) -> l
     for name in notes.enter(f"{repo}/snapshots", "snapshots"):
         if name in LITTER:
             continue
-        if not COMMIT.fullmatch(name):
+        if not is_commit(name):
             notes.warn(f"snapshots/{name} is not the name of a commit")
         elif (snapshot := reader.read(name)) is not None:
             found.append(snapshot)
@@ -66,9 +63,10 @@ class _Reader:
     def read(self, commit: str) -> Snapshot | None:
         """The snapshot; None, with a warning unless it has just been deleted, when it cannot be read."""
         notes = self._notes
-        snapshot = Snapshot(f"{self._repo}/snapshots/{commit}", intern(commit))
+        inside = f"{self._repo}/snapshots/{commit}"
+        snapshot = Snapshot(notes.cache.whole(inside), inside, intern(commit))
         marked, warned = len(notes.marks), len(notes.warnings)
-        names = notes.enter(snapshot.path, f"snapshots/{commit}")
+        names = notes.enter(inside, f"snapshots/{commit}")
         if len(notes.marks) == marked or (not names and len(notes.warnings) > warned):
             return None
         snapshot.changed_ns = notes.marks[marked][2]
@@ -87,7 +85,7 @@ class _Reader:
         return snapshot
 
     def _inside(self, snapshot: Snapshot, folder: str) -> list[str]:
-        return [f"{folder}/{name}" for name in self._notes.enter(f"{snapshot.path}/{folder}", folder)]
+        return [f"{folder}/{name}" for name in self._notes.enter(f"{snapshot.inside}/{folder}", folder)]
 
     def _add(self, snapshot: Snapshot, names: list[str], by_link: dict[str, Blob]) -> list[str]:
         """Add the files of one folder of the snapshot; the names of the folders in it.
@@ -96,22 +94,25 @@ class _Reader:
         there, so it leads to that blob and nowhere else, and resolving it would double the time.
         """
         folders = []
-        top, find, used, add = f"{snapshot.path}/", by_link.get, snapshot.used, snapshot.files.append
+        top, handle = f"{snapshot.inside}/", self._notes.cache.handle
+        readlink, find, used, add = os.readlink, by_link.get, snapshot.used, snapshot.files.append
         for name in names:
             try:
-                blob = find(os.readlink(top + name))
+                blob = find(readlink(top + name, dir_fd=handle))
             except OSError:
                 if self._is_folder(snapshot, name):
                     folders.append(name)
                 continue
-            if blob is not None and name.isascii():
-                used[blob.name] = blob.size_bytes
-                file = blob.file
-                if file is None or file.name != name:  # else it is in another revision too
-                    file = blob.file = CachedFile(intern(name), blob.size_bytes, blob.name)
-                add(file)
-            elif self._notes.is_text(name):
+            if blob is None:
                 self._add_link(snapshot, name)
+                continue
+            if blob.found_as != name:  # else it is in another revision too
+                if not (name.isascii() or self._notes.is_text(name)):
+                    continue
+                blob.found_as = intern(name)
+                blob.file = new_file((blob.found_as, blob.size_bytes, blob.name))
+            used[blob.name] = blob.size_bytes
+            add(blob.file)
         return folders
 
     def _is_folder(self, snapshot: Snapshot, name: str) -> bool:
@@ -132,8 +133,11 @@ class _Reader:
 
     def _add_link(self, snapshot: Snapshot, name: str) -> None:
         """A link that is absolute, leads over another link, to nowhere or out of the repository: step by step."""
-        real, home = os.path.realpath(f"{snapshot.path}/{name}"), os.path.realpath(self._repo)
-        blob_name = self._blobs.name_at(real, home)
+        if not self._notes.is_text(name):
+            return
+        cache = self._notes.cache
+        real, home = os.path.realpath(f"{snapshot.path}/{name}"), os.path.realpath(cache.whole(self._repo))
+        blob_name = self._blobs.name_at(real, home, cache)
         blob = self._blobs.by_link.get(LINK + blob_name)
         if blob is not None:
             snapshot.used[blob.name] = blob.size_bytes
