@@ -236,6 +236,61 @@ def test_the_commands_work_by_hand(site: HubSite, monkeypatch: pytest.MonkeyPatc
     assert run_command(["export", "s-" + "0" * 16, str(tmp_path / "x.vllmstate")]) == 1
 
 
+def _say_something(home: Path, name: str) -> None:
+    folder = home / ".claude/projects/-home-me-x"
+    folder.mkdir(parents=True, exist_ok=True)
+    line = {"type": "user", "cwd": "/home/me/x", "uuid": name, "message": {"role": "user", "content": f"I am {name}"}}
+    with (folder / f"{name}.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def test_a_snapshot_of_all_takes_also_what_was_never_saved(
+    site: HubSite, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("VLLM_HUB_DIR", str(site.state))
+    monkeypatch.setenv("ENCRYPTION_KEY", site.env["ENCRYPTION_KEY"])
+    names = [f"00000000-0000-4000-8000-00000000000{number}" for number in range(3)]
+    for name in names:
+        _say_something(tmp_path / "home", name)
+    for words, said in (
+        (["snapshot"], "0 sessions saved, 0 unchanged"),
+        (["snapshot", "--all"], "3 sessions saved, 0 unchanged"),
+        (["snapshot", "--all"], "0 sessions saved, 3 unchanged"),
+    ):
+        assert run_command(words) == 0
+        assert said in capsys.readouterr().out
+    _say_something(tmp_path / "home", names[1])
+    assert run_command(["snapshot"]) == 0
+    assert "1 sessions saved, 2 unchanged" in capsys.readouterr().out
+
+
+def test_a_damaged_store_is_salvaged_into_a_new_one(
+    site: HubSite, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("VLLM_HUB_DIR", str(site.state))
+    monkeypatch.setenv("ENCRYPTION_KEY", site.env["ENCRYPTION_KEY"])
+    _say_something(tmp_path / "home", "00000000-0000-4000-8000-000000000000")
+    assert run_command(["snapshot", "--all"]) == 0
+    whole = tmp_path / "aside.db"
+    (site.state / "state.db").rename(whole)
+    assert run_command(["salvage", str(whole)]) == 0
+    assert "1 snapshots saved" in capsys.readouterr().out
+    assert run_command(["salvage", str(tmp_path / "none.db")]) == 2
+    (site.state / "state.db").unlink()
+    data = whole.read_bytes()
+    whole.write_bytes(data[: len(data) // 3])
+    assert run_command(["salvage", str(whole)]) == 1
+    assert capsys.readouterr().err
+
+
+async def test_one_save_may_go_without_compression(modern: Desk) -> None:
+    text = [{"role": "user", "content": "the same words " * 600}]
+    plain = await modern.save(text, session_id="plain", compression=False)
+    small = await modern.save([{"role": "user", "content": "other words now " * 600}], session_id="small")
+    assert plain["new_bytes"] > 8_000 > 2_000 > small["new_bytes"]
+    assert (await modern.call("load-state", session_id="plain", target="inline"))["messages"] == text
+
+
 def test_every_tool_is_named_in_the_instructions() -> None:
     from vllm_state_persistence.description import DESCRIPTION
 

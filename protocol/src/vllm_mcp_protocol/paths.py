@@ -190,10 +190,14 @@ def _reason(error: Exception) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error).rstrip(".")
 
 
-def confine(path: str, allowed: Iterable[Path], *, parameter: str) -> Path:
+MODEL_FOLDERS = "move the files into one of these folders, or add theirs as VLLM_MODEL_CACHE_DIR"
+"""What to do where a model lies elsewhere."""
+
+
+def confine(path: str, allowed: Iterable[Path], *, parameter: str, suggestion: str = MODEL_FOLDERS) -> Path:
     """The real path of `path`, when it lies in one of the `allowed` folders after every link is followed.
 
-    Raises PathNotAllowed naming the parameter, the path and the folders.
+    Raises PathNotAllowed naming the parameter, the path and the folders, with `suggestion`.
     """
     folders = [folder.resolve() for folder in allowed]
     if "\0" in path:
@@ -207,5 +211,5 @@ def confine(path: str, allowed: Iterable[Path], *, parameter: str) -> Path:
         parameter=parameter,
         value=_shown(path),
         allowed=[str(folder) for folder in folders],
-        suggestion="move the files into one of these folders, or add theirs as VLLM_MODEL_CACHE_DIR",
+        suggestion=suggestion,
     )

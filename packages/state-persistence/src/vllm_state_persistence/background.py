@@ -30,14 +30,15 @@ class Done:
             self.problems.append(f"{ref.source} {ref.session_id}: {outcome.problem}")
 
 
-async def save_what_changed(work: Workplace) -> Done:
+async def save_what_changed(work: Workplace, *, new_ones: bool = False) -> Done:
     """Save again what somebody saved once and what changed since: a session that nobody asked to keep is not kept
-    behind their back, and a change of the engines alone makes no snapshot of every conversation.
+    behind their back, unless `new_ones` are wanted, too. A change of the engines alone makes no snapshot of every
+    conversation.
     """
     done = Done()
     store = await work.store()
     capture, _ = await work.capture()
-    changed, done.unchanged = await _changed_sessions(work)
+    changed, done.unchanged = await _changed_sessions(work, new_ones)
     async for outcome in save_sessions(work, changed, Extras(capture)):
         done.add(outcome)
     drops = await due(store, rules_of(work.settings), now())
@@ -48,7 +49,7 @@ async def save_what_changed(work: Workplace) -> Done:
     return done
 
 
-async def _changed_sessions(work: Workplace) -> tuple[list[Wanted], int]:
+async def _changed_sessions(work: Workplace, new_ones: bool) -> tuple[list[Wanted], int]:
     """Sessions of clients here that are not as their newest snapshots have them; how many others have a snapshot."""
     marks = await (await work.store()).marks()
     changed: list[Wanted] = []
@@ -56,7 +57,7 @@ async def _changed_sessions(work: Workplace) -> tuple[list[Wanted], int]:
     for source in work.sources():
         known = partial(marks.has, source.name)
         look = await to_thread.run_sync(source.look, None, known)
-        saved = [ref for ref in look.sessions if marks.knows(ref.source, ref.session_id)]
+        saved = [ref for ref in look.sessions if new_ones or marks.knows(ref.source, ref.session_id)]
         changed += ((source, ref) for ref in saved if not known(ref.session_id, ref.marker))
         unchanged += look.unchanged + sum(known(ref.session_id, ref.marker) for ref in saved)
     return changed, unchanged

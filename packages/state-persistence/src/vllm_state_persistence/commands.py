@@ -24,6 +24,7 @@ COMMANDS = (
     "export",
     "import",
     "backup",
+    "salvage",
 )
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 
@@ -49,7 +50,8 @@ def _parser() -> argparse.ArgumentParser:
     init = commands.add_parser("init-key", help="make a key where there is none: a file (0600) in the state folder")
     init.add_argument("--keyring", action="store_true", help="keep it in the system's keyring instead")
     commands.add_parser("rotate-key", help="lock the store with a new key; data is not rewritten")
-    commands.add_parser("snapshot", help="save every session that changed and was saved before; the hub calls this")
+    snapshot = commands.add_parser("snapshot", help="save what changed of the sessions that were saved before")
+    snapshot.add_argument("--all", action="store_true", help="also the sessions that were never saved")
     verify = commands.add_parser("verify", help="read everything back")
     verify.add_argument("--structure", action="store_true", help="only the structure, not every byte")
     commands.add_parser("repair", help="save what can be saved, and list what cannot")
@@ -60,6 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("path", type=Path)
     importing = commands.add_parser("import", help="a snapshot from such a file")
     importing.add_argument("path", type=Path)
+    importing.add_argument("--unencrypted", action="store_true", help="also when anybody may have written it")
+    salvage = commands.add_parser("salvage", help="copy what can be read of a damaged store, even one cut short")
+    salvage.add_argument("path", type=Path, help="the damaged file; what is saved of it goes into the store")
     backup = commands.add_parser("backup", help="copy the store while it is in use")
     backup.add_argument("path", type=Path)
     backup.add_argument("--replace", action="store_true", help="replace the file that is there")
@@ -95,13 +100,13 @@ async def _rotate_key(settings: Settings, _options: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
-async def _snapshot(settings: Settings, _options: argparse.Namespace) -> int:
+async def _snapshot(settings: Settings, options: argparse.Namespace) -> int:
     from vllm_state_persistence.background import save_what_changed
     from vllm_state_persistence.workplace import Workplace
 
     work = Workplace(settings, Hub(settings, client="vllm-state-persistence", start=False), None)
     try:
-        done = await save_what_changed(work)
+        done = await save_what_changed(work, new_ones=options.all)
     finally:
         await work.aclose()
     print(f"{done.saved} sessions saved, {done.unchanged} unchanged, {done.dropped} old snapshots dropped.")
@@ -167,7 +172,7 @@ async def _import(settings: Settings, options: argparse.Namespace) -> int:
 
     prepare_state_dir(state_dir(settings))
     async with await open_store(settings) as store:
-        saved = await import_(store, options.path.absolute())
+        saved = await import_(store, options.path.absolute(), allow_plain=options.unencrypted)
         info = await store.info(saved.state_id)
     print(f"{saved.state_id}: session {info.session_id} of {info.source}, {info.messages} messages.")
     return EXIT_DONE
@@ -183,6 +188,25 @@ async def _backup(settings: Settings, options: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
+async def _salvage(settings: Settings, options: argparse.Namespace) -> int:
+    from vllm_state_persistence.keys import KeyRing
+    from vllm_state_persistence.store.store import StateStore
+    from vllm_state_persistence.store.transfer import salvage
+    from vllm_state_persistence.workplace import open_store, store_path
+
+    path = options.path.absolute()
+    if not path.is_file() or path == store_path(settings):
+        print(f"{path} is no other file than the store's own. Name the damaged file, moved aside.", file=sys.stderr)
+        return EXIT_USAGE
+    keys = KeyRing.from_settings(settings, prepare_state_dir(state_dir(settings)))
+    async with await StateStore.open(path, keys, salvage=True) as damaged, await open_store(settings) as store:
+        saved, lost = await salvage(damaged, store)
+    for damage in lost:
+        print(f"lost: {damage}", file=sys.stderr)
+    print(f"{len(saved)} snapshots saved of {options.path}.")
+    return EXIT_FAILED if lost else EXIT_DONE
+
+
 _WORK = {
     "init-key": _init_key,
     "rotate-key": _rotate_key,
@@ -193,4 +217,5 @@ _WORK = {
     "export": _export,
     "import": _import,
     "backup": _backup,
+    "salvage": _salvage,
 }

@@ -30,6 +30,8 @@ class Extras:
     engines: EngineCapture | None = None
     description: str = ""
     tags: tuple[str, ...] = ()
+    compress: bool = True
+    """What is new, where the store compresses."""
 
     @property
     def stored(self) -> StoredExtras:
@@ -54,7 +56,7 @@ async def save_content(work: Workplace, content: SessionContent, extras: Extras)
 
 
 async def _save(store: StateStore, content: SessionContent, extras: Extras, head: Head | None) -> Saved:
-    return await store.save_one(_request(content, extras.stored, head))
+    return await store.save_one(_request(content, extras.stored, head), compress=extras.compress)
 
 
 def _request(
@@ -105,7 +107,7 @@ async def save_sessions(work: Workplace, wanted: Sequence[Wanted], extras: Extra
         outcomes: list[Outcome] = []
         try:
             async with aclosing(reading.chunks(outcomes)) as chunks:
-                saved = await store.save_many(chunks)
+                saved = await store.save_many(chunks, compress=extras.compress)
         except (StateNotFound, StoreDamaged):  # of one of them, and no word of which
             outcomes = [one if one.problem else await _outcome(work, one.wanted, extras) for one in outcomes]
         else:

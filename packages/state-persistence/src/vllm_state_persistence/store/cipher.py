@@ -97,6 +97,8 @@ def make_cipher(
     """
     if not wrapped:
         raise _damaged("it has no data keys")
+    if any(not isinstance(blob, bytes) for _, blob in wrapped):
+        raise _damaged("a data key is not of bytes")
     encrypts = not is_plain(wrapped[0][1])
     if any(is_plain(blob) == encrypts for _, blob in wrapped):  # a rotation writes all of them in one way
         raise _damaged("some of its data keys are wrapped and some are not: a row was put in from outside")
@@ -147,8 +149,6 @@ def is_plain(blob: bytes) -> bool:
 
 def unwrap(blob: bytes, ring: KeyRing) -> bytes:
     """Raises KeyMissing, KeyWrong, StoreDamaged."""
-    if not isinstance(blob, bytes):
-        raise _damaged("a data key is not of bytes")
     secret = blob[len(_PLAIN) :] if is_plain(blob) else ring.unwrap(WrappedKey.from_bytes(blob))
     if len(secret) != SECRET_BYTES:
         raise _damaged(f"a data key has {len(secret)} bytes")

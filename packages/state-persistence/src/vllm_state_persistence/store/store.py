@@ -132,9 +132,9 @@ class StateStore:
         extras = Extras(engines, metrics, description, tuple(tags))
         return await self.save_one(SaveRequest(content, at, base, extras))
 
-    async def save_one(self, request: SaveRequest) -> Saved:
+    async def save_one(self, request: SaveRequest, *, compress: bool = True) -> Saved:
         """`save` of what is in a request."""
-        (saved,) = await self.save_many(once([request]))
+        (saved,) = await self.save_many(once([request]), compress=compress)
         return saved
 
     def ids_of(self, records: Iterable[Record]) -> list[bytes | None]:
@@ -142,10 +142,12 @@ class StateStore:
         identify = self.desk.cipher.id_of
         return [identify(one.content) if len(one.content) <= LARGE_BYTES else None for one in records]
 
-    async def save_many(self, chunks: AsyncIterable[Sequence[SaveRequest]]) -> list[Saved]:
+    async def save_many(self, chunks: AsyncIterable[Sequence[SaveRequest]], *, compress: bool = True) -> list[Saved]:
         """Save several sessions, each once, in one transaction: all or none. Small ones share packs, and of each chunk
-        the contents are let go before the next one is asked for."""
+        the contents are let go before the next one is asked for. Without `compress` what is new is stored as it is."""
         async with self.desk.writing() as work:
+            if not compress:
+                work.writer.compressor = None
             saved = await save_all(work, chunks)
             added = work.writer.new_bytes.total()
         if self.desk.untrained_bytes is not None:

@@ -211,7 +211,7 @@ def _unlocked(file: BinaryIO, path: Path, ring: KeyRing, allow_plain: bool) -> C
     if is_plain(wrapped) and ring.encrypts and not allow_plain:
         raise KeyWrong(
             f"The export {path} is not encrypted, so anybody may have written it, and the settings ask for encryption.",
-            suggestion="Import it with ENCRYPT_SENSITIVE_DATA=false, if you trust where it comes from.",
+            suggestion="`vllm-state-persistence import --unencrypted` takes it, if you trust where it comes from.",
             path=str(path),
         )
     return make_cipher(name, [(1, wrapped)], ring, None, allow_plain=True)

@@ -42,7 +42,8 @@ class Writer:
         self._connection = connection
         self._reader = reader
         self._cipher = cipher
-        self._compressor = compressor
+        self.compressor = compressor
+        """None: packs are stored as they are."""
         self._last_pack = last_pack
         self._waiting: dict[bytes, tuple[Content, int]] = {}
         self._waiting_bytes = 0
@@ -166,7 +167,7 @@ class Writer:
     def _sealed(self, number: int, contents: Sequence[Content]) -> bytes:
         """In a pack the values have numbers: their ids follow from them, and do not compress."""
         entries = [(write_number(at), content) for at, content in enumerate(contents)]
-        return self._cipher.seal("pack", number, pack(entries, self._compressor))
+        return self._cipher.seal("pack", number, pack(entries, self.compressor))
 
 
 @dataclass(frozen=True, slots=True)

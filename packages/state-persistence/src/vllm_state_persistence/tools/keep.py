@@ -60,12 +60,15 @@ def register(server: SuiteServer, work: Workplace) -> None:
         )
 
 
+_ELSEWHERE = "give a path in the project; `vllm-state-persistence export` and `import` on the command line take any"
+
+
 def allowed_file(work: Workplace, path: str) -> Path:
     """The real path, in the project or the state folder. Raises PathNotAllowed."""
     project = (work.project_dir,) if work.project_dir is not None else ()
     given = Path(path).expanduser()
     absolute = given if given.is_absolute() else work.project / given
-    real = confine(str(absolute), (*project, state_dir(work.settings)), parameter="path")
+    real = confine(str(absolute), (*project, state_dir(work.settings)), parameter="path", suggestion=_ELSEWHERE)
     if real.suffix != SUFFIX:
         raise PathNotAllowed(
             f"path={path[:200]!r} does not end in {SUFFIX}.",

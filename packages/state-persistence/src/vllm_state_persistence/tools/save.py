@@ -51,9 +51,7 @@ def register(server: SuiteServer, work: Workplace) -> None:
         is, the last snapshot stands.
         """
         capture, warnings = await work.capture() if include_models else (None, [])
-        extras = Extras(capture, description, tuple(tags or ()))
-        if not compression:
-            warnings.append("compression is a property of the store: ENABLE_COMPRESSION=false turns it off")
+        extras = Extras(capture, description, tuple(tags or ()), compress=compression)
         if include_metrics:
             warnings.append("metrics are not recorded yet, so none were saved")
         saved = await _saved(work, session_id, source, messages, extras, include_conversations)
