@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllm_mcp_protocol.errors import DiskFull
-from vllm_mcp_protocol.files import disk_error, read_end, write_atomic
+from vllm_mcp_protocol.files import disk_error, read_end, write_all_atomic, write_atomic
 
 
 def test_a_file_is_replaced_whole_and_is_its_owners_alone(tmp_path: Path) -> None:
@@ -50,6 +50,21 @@ def test_a_write_that_stops_halfway_keeps_the_old_file_and_nothing_else(tmp_path
     assert "File too large" in done.stderr
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["spec.json"]
+
+
+def test_of_many_files_all_are_written_or_none_is_replaced(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number % 2}" / f"{number}" for number in range(30)]
+    for folder in ("0", "1"):
+        (tmp_path / folder).mkdir()
+    write_all_atomic((path, b"old") for path in paths)
+    with pytest.raises(FileNotFoundError):
+        write_all_atomic([*((path, b"new") for path in paths), (tmp_path / "no folder" / "x", b"new")])
+    assert [path.read_bytes() for path in paths] == [b"old"] * 30
+    write_all_atomic((path, path.name.encode()) for path in paths)
+    assert [path.read_bytes() for path in paths] == [path.name.encode() for path in paths]
+    assert {path.stat().st_mode & 0o777 for path in paths} == {0o600}
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(paths)
+    write_all_atomic([])
 
 
 def test_only_a_full_disk_is_explained(tmp_path: Path) -> None:

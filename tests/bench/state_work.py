@@ -15,21 +15,17 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import anyio
 from anyio import to_thread
 
 from vllm_mcp_protocol.hub_client import Hub
 from vllm_mcp_protocol.settings import Settings
 from vllm_state_persistence.background import save_what_changed
-from vllm_state_persistence.core.session import SessionContent
 from vllm_state_persistence.saving import Extras, save_session, save_sessions
-from vllm_state_persistence.sources.base import Places, Target
+from vllm_state_persistence.sources.base import Places, Target, Written
 from vllm_state_persistence.sources.claude_code import ClaudeCodeSource
 from vllm_state_persistence.store.verifying import verify
 from vllm_state_persistence.workplace import Workplace, open_store
-
-WRITERS = 8
-"""Files are written through to the disk one by one; that is waiting, which several can do at once."""
+from vllm_state_persistence.writing_back import write_back
 
 NEXT = "next.jsonl"
 """Lines that are still to be appended, in the home folder."""
@@ -81,17 +77,13 @@ def _workplace(home: Path, store_path: Path) -> Workplace:
 
 
 async def restore(home: Path, store_path: Path) -> Answer:
-    """The newest snapshot of every session, into another home's folders; several are written while others are read."""
-    source, slots = source_in(home), anyio.Semaphore(WRITERS)
-
-    async def write_one(content: SessionContent) -> None:
-        await to_thread.run_sync(source.write, content, Target(same=True))
-        slots.release()
-
-    async with await open_store(settings_of(home, store_path)) as store, anyio.create_task_group() as writers:
-        for info in (await store.sessions()).items:
-            await slots.acquire()
-            writers.start_soon(write_one, await (await store.load(info.state_id)).content())
+    """The newest snapshot of every session, into another home's folders."""
+    async with await open_store(settings_of(home, store_path)) as store:
+        ids = [info.state_id for info in (await store.sessions()).items]
+        done = await write_back(store, {"claude-code": source_in(home)}, ids, Target(same=True))
+    for outcome in done.values():
+        if not isinstance(outcome, Written):
+            raise outcome
     return {}
 
 

@@ -429,6 +429,22 @@ async def test_verify_without_reading_sees_what_is_missing_not_what_was_changed(
         assert "first" in {one.session_id for one in (await verify(store, read_data=False)).damaged}
 
 
+async def test_verify_knows_more_values_than_it_holds_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "state.db"
+    await _three_sessions(path)
+    async with await StateStore.open(path, RING) as store:
+        in_memory = await verify(store)
+        monkeypatch.setattr("vllm_state_persistence.store.inspection._IDS_IN_MEMORY", 7)
+        assert await verify(store) == in_memory
+    assert in_memory.sound
+    assert in_memory.values == len(_rows(path, "SELECT id FROM vals")) > 7
+    _change(path, "UPDATE vals SET pack = 2 WHERE pack = 1")
+    async with await StateStore.open(path, RING) as store:
+        assert {one.session_id for one in (await verify(store)).damaged} == {"first"}
+
+
 async def test_bytes_flipped_anywhere_in_the_file_are_never_read_as_something_else(tmp_path: Path) -> None:
     """The structure of SQLite's pages included: what is read is what was saved, or is refused as damaged."""
     path = tmp_path / "state.db"

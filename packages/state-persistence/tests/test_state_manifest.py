@@ -15,10 +15,12 @@ from vllm_state_persistence.core.manifest import (
     crowded,
     decode_chunks,
     decode_manifest,
+    decode_refs,
     decode_segment,
     encode_chunks,
     encode_manifest,
     encode_segment,
+    ids_in,
     joined,
     segments_needed,
     slice_spans,
@@ -41,7 +43,12 @@ def _entry(number: int, role: str = "user") -> Entry:
 
 @given(_ENTRIES)
 def test_a_segment_reads_back_as_it_was(entries: list[Entry]) -> None:
-    assert decode_segment(encode_segment(entries)) == entries
+    data = encode_segment(entries)
+    assert decode_segment(data) == entries
+    chunked, ids = decode_refs(data)
+    assert [(one, bool(flag)) for one, flag in zip(ids_in(ids), chunked, strict=True)] == [
+        (entry.content.value, entry.content.chunked) for entry in entries
+    ]
 
 
 @given(_REFS, st.none() | _REFS, st.none() | _REFS, st.lists(_SPANS, max_size=40))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllm_mcp_protocol.errors import StoreDamaged
-from vllm_state_persistence.core.ids import ID_BYTES, value_id
+from vllm_state_persistence.core.ids import ID_BYTES, value_id, value_ids
 from vllm_state_persistence.core.seal import OVERHEAD_BYTES, DataKey, is_encrypted, key_number, seal, unseal
 
 KEY = DataKey(7, bytes(range(32)))
@@ -137,6 +137,7 @@ def test_a_nonce_must_be_one(length: int) -> None:
 def test_ids_depend_on_the_key_and_the_whole_content(one: bytes, two: bytes) -> None:
     key, other = bytes(32), bytes([1]) + bytes(31)
     assert (value_id(key, one) == value_id(key, two)) == (one == two)
+    assert value_ids(key, [one, memoryview(two)]) == [value_id(key, one), value_id(key, two)]
     assert value_id(key, one) != value_id(other, one)
     assert len(value_id(key, one)) == ID_BYTES
     assert value_id(key, one) not in (

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,12 +11,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vllm_mcp_protocol.errors import ForceRequired, SessionNotFound, SourceUnreadable
+from tests.stores import RING
+from vllm_mcp_protocol.errors import (
+    ForceRequired,
+    NotSupported,
+    SessionNotFound,
+    SourceUnreadable,
+    StateNotFound,
+    StoreDamaged,
+)
 from vllm_state_persistence.core.session import Known, Record, SessionContent
 from vllm_state_persistence.core.transcripts import munged
 from vllm_state_persistence.core.values import encode
-from vllm_state_persistence.sources.base import CURRENT, Places, Previous, Target, find_session
+from vllm_state_persistence.sources.base import CURRENT, Places, Previous, Target, Written, find_session
 from vllm_state_persistence.sources.claude_code import ClaudeCodeSource, preview
+from vllm_state_persistence.sources.inline import inline_content
+from vllm_state_persistence.store.store import StateStore
+from vllm_state_persistence.writing_back import write_back
 
 SESSION = "021b9406-dfcf-4736-96a5-b947f7cb6e15"
 OTHER = "7d0a2cbb-3d7c-4a1e-9a41-0f6f0a3d2b11"
@@ -204,6 +216,43 @@ def test_a_session_that_is_there_is_replaced_only_by_force(tmp_path: Path) -> No
     with pytest.raises(ForceRequired, match=SESSION):
         source(tmp_path).write(saved, Target(same=True))
     assert source(tmp_path).write(saved, Target(same=True, force=True)).session_id == SESSION
+    assert path.read_bytes() == lines(said(1, "hello"))
+
+
+def test_of_many_that_are_written_the_trouble_of_one_is_its_own(tmp_path: Path) -> None:
+    transcript(tmp_path, lines(said(1, "hello")))
+    saved = taken(tmp_path)
+    names = [f"0000000{number}{SESSION[8:]}" for number in range(5)]
+    many = [replace(saved, ref=replace(saved.ref, session_id=name)) for name in names]
+    (there, in_the_way) = (tmp_path / ".claude/projects/-home-me-x" / f"{names[number]}.jsonl" for number in (1, 3))
+    there.write_bytes(b"mine")
+    (in_the_way / "x").mkdir(parents=True)
+    first = source(tmp_path).write_many(many, Target(same=True))
+    assert [type(one) for one in first] == [Written, ForceRequired, Written, ForceRequired, Written]
+    again = source(tmp_path).write_many(many, Target(same=True, force=True))
+    assert [type(one) for one in again] == [Written, Written, Written, IsADirectoryError, Written]
+    texts = [(in_the_way.parent / f"{names[number]}.jsonl").read_bytes() for number in (0, 1, 2, 4)]
+    assert texts == [lines(said(1, "hello"))] * 4
+    assert not list(in_the_way.parent.glob(".*"))
+    with pytest.raises(ValueError, match="twice"):
+        source(tmp_path).write_many([saved, saved], Target(same=True, force=True))
+
+
+@pytest.mark.anyio
+async def test_saved_sessions_are_written_back_each_to_its_client(tmp_path: Path) -> None:
+    path = transcript(tmp_path, lines(said(1, "hello")))
+    saved = taken(tmp_path)
+    inline = inline_content([{"role": "user", "content": "hi"}], "given", "", 1.0)
+    async with await StateStore.open(tmp_path / "state.db", RING) as store:
+        ids = [(await store.save(content, at=1)).state_id for content in (saved, inline)]
+        path.unlink()
+        done = await write_back(store, {"claude-code": source(tmp_path)}, ["s-none", *ids], Target(same=True))
+        broken = sqlite3.connect(tmp_path / "state.db")
+        broken.execute("DROP TABLE vals")
+        broken.close()
+        with pytest.raises(StoreDamaged):
+            await write_back(store, {}, ids, Target())
+    assert [type(done[one]) for one in ("s-none", *ids)] == [StateNotFound, Written, NotSupported]
     assert path.read_bytes() == lines(said(1, "hello"))
 
 

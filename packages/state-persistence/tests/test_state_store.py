@@ -96,6 +96,30 @@ async def test_any_versions_of_a_session_come_back_each_as_it_was(
             assert (head.state_id, head.records) == (saved.state_id, len(records))
             assert head.tail == (sha256(records[-1].content).digest() if records else b"")
         assert await everything(store) == expected
+        whole = [one async for group in store.contents(list(expected)) for one in group]
+        contents = [(one.header, None, None, one.records) for one in whole if isinstance(one, SessionContent)]
+        assert contents == list(expected.values())
+
+
+async def test_many_are_read_in_the_order_asked_for_and_the_trouble_of_one_is_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    sessions = {name: [Record("line", name, os.urandom(900_000))] for name in "abcdefgh"}
+    async with await StateStore.open(path, RING) as store:
+        ids = [
+            (await store.save(make_session(records, session_id=name), at=1)).state_id
+            for name, records in sessions.items()
+        ]
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE states SET sealed = x'00' WHERE number = 2")
+        database.execute("UPDATE packs SET sealed = x'00' WHERE number = 3")
+    async with await StateStore.open(path, RING) as store:
+        groups = [group async for group in store.contents([*reversed(ids), "s-0000000000000000", "no id"])]
+    found = [one for group in groups for one in group]
+    assert len(groups) > 1
+    whole = [one.ref.session_id if isinstance(one, SessionContent) else type(one).__name__ for one in found]
+    assert whole == ["h", "g", "f", "e", "d", "StoreDamaged", "StoreDamaged", "a", "StateNotFound", "StateNotFound"]
+    assert all(one.records == sessions[one.ref.session_id] for one in found if isinstance(one, SessionContent))
+    assert {one.info.details["state_id"] for one in found if isinstance(one, StoreDamaged)} == {ids[1], ids[2]}
 
 
 async def test_appended_messages_build_on_the_snapshot_that_was_read(tmp_path: Path) -> None:

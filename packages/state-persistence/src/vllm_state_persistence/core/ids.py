@@ -1,5 +1,6 @@
 """Ids of values: a keyed hash of their content, so that equal values are stored once and an id tells nothing. Pure."""
 
+from collections.abc import Iterable
 from hashlib import blake2b
 
 ID_BYTES = 20
@@ -16,6 +17,21 @@ def value_id(key: bytes, data: bytes | memoryview) -> bytes:
     BLAKE2b is a pseudo-random function: without the key nobody can tell whether a store holds a text that he knows.
     Raises ValueError for a key of another length.
     """
+    return blake2b(data, digest_size=ID_BYTES, key=_checked(key), person=_PURPOSE).digest()
+
+
+def value_ids(key: bytes, contents: Iterable[bytes | memoryview]) -> list[bytes]:
+    """`value_id` of each, faster: the key is taken in once."""
+    begun = blake2b(digest_size=ID_BYTES, key=_checked(key), person=_PURPOSE)
+    found = []
+    for content in contents:
+        one = begun.copy()
+        one.update(content)
+        found.append(one.digest())
+    return found
+
+
+def _checked(key: bytes) -> bytes:
     if len(key) != KEY_BYTES:
         raise ValueError(f"an id key has {KEY_BYTES} bytes, not {len(key)}")
-    return blake2b(data, digest_size=ID_BYTES, key=key, person=_PURPOSE).digest()
+    return key

@@ -154,8 +154,8 @@ def pack(entries: Sequence[tuple[bytes, bytes | memoryview]], compress: Compress
     return squeeze(b"".join([*table, *(content for _, content in entries)]), compress)
 
 
-def unpack(data: bytes | memoryview, decompress: Decompressor | None) -> dict[bytes, bytes]:
-    """The contents by their ids, in the order of `pack`. Raises StoreDamaged."""
+def unpack(data: bytes | memoryview, decompress: Decompressor | None) -> dict[bytes, memoryview]:
+    """The contents by their ids, in the order of `pack`, not copied. Raises StoreDamaged."""
     content = expand(data, decompress)
     try:
         entries, at = _table(content)
@@ -163,10 +163,10 @@ def unpack(data: bytes | memoryview, decompress: Decompressor | None) -> dict[by
         raise _damaged("its table ends early") from None
     if at + sum(length for _, length in entries) != len(content) or len(dict(entries)) != len(entries):
         raise _damaged("its table does not fit its contents")
-    return dict(_sliced(content, entries, at))
+    return dict(_sliced(memoryview(content), entries, at))
 
 
-def _sliced(content: bytes, entries: Sequence[tuple[bytes, int]], at: int) -> Iterator[tuple[bytes, bytes]]:
+def _sliced(content: memoryview, entries: Sequence[tuple[bytes, int]], at: int) -> Iterator[tuple[bytes, memoryview]]:
     for value_id, length in entries:
         yield value_id, content[at : at + length]
         at += length
@@ -179,9 +179,9 @@ def _table(content: bytes) -> tuple[list[tuple[bytes, int]], int]:
     for _ in range(count):
         begin = at + 1
         at = begin + content[at]
-        length, after = read_number(content, at)
-        entries.append((content[begin:at], length))
-        at = after
+        identity = content[begin:at]
+        length, at = (content[at], at + 1) if content[at] <= 0x7F else read_number(content, at)
+        entries.append((identity, length))
     return entries, at
 
 

@@ -1,10 +1,10 @@
 """What every source of conversations can do, and how one session is found among them."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import ParamSpec, Protocol, TypeVar
 
 from vllm_mcp_protocol.errors import ForceRequired, SessionNotFound, SuiteError
 from vllm_mcp_protocol.paths import user_home
@@ -15,6 +15,9 @@ CURRENT = "current"
 """Session id that stands for the newest session of a project."""
 SHOWN = 5
 """Sessions that an error names."""
+
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +96,10 @@ IsKnown = Callable[[str, str], bool]
 """Whether the newest snapshot of a session (its id) was taken when it had this marker."""
 
 
+Outcome = Written | SuiteError | OSError
+"""What came of writing a session."""
+
+
 class Source(Protocol):
     """The conversations of one client. Everything blocks; live files are read without disturbing their owner."""
 
@@ -117,6 +124,26 @@ class Source(Protocol):
 
         Raises ForceRequired, SourceUnreadable, DiskFull.
         """
+
+    def write_many(self, contents: Sequence[SessionContent], target: Target) -> list[Outcome]:
+        """`write` each of them; what came of it. The trouble of one is not that of the others."""
+
+
+def write_each(
+    write: Callable[[SessionContent, Target], Written], contents: Iterable[SessionContent], target: Target
+) -> list[Outcome]:
+    """`write_many` of a client whose sessions gain nothing by being written together."""
+    return [outcome_of(write, content, target) for content in contents]
+
+
+def outcome_of(
+    work: Callable[Given, Result], *arguments: Given.args, **named: Given.kwargs
+) -> Result | SuiteError | OSError:
+    """What came of it, where others must not suffer from its trouble."""
+    try:
+        return work(*arguments, **named)
+    except (SuiteError, OSError) as error:
+        return error
 
 
 def newest_first(sessions: Iterable[SessionRef]) -> list[SessionRef]:

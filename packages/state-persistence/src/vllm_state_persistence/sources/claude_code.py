@@ -10,21 +10,23 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from vllm_mcp_protocol.errors import SessionNotFound, SourceUnreadable
-from vllm_mcp_protocol.files import write_atomic
+from vllm_mcp_protocol.errors import SessionNotFound, SourceUnreadable, SuiteError
+from vllm_mcp_protocol.files import write_all_atomic
 from vllm_mcp_protocol.reading import MOST_ENTRIES, names_in, printable, read_regular, reason
 from vllm_state_persistence.core.previews import SHOWN_CHARACTERS, preview_of
 from vllm_state_persistence.core.rows import digest
 from vllm_state_persistence.core.session import Known, Record, SessionContent, SessionRef, SourceName
-from vllm_state_persistence.core.transcripts import Rename, folder_of, munged, records_of, title_of
+from vllm_state_persistence.core.transcripts import LINE, Rename, folder_of, munged, records_of, title_of
 from vllm_state_persistence.core.values import decode, encode
 from vllm_state_persistence.sources.base import (
     Found,
     IsKnown,
+    Outcome,
     Places,
     Previous,
     Target,
@@ -32,6 +34,7 @@ from vllm_state_persistence.sources.base import (
     check_whole,
     force_required,
     newest_first,
+    outcome_of,
     same_folder,
     sessions_of,
 )
@@ -102,6 +105,20 @@ class ClaudeCodeSource:
             raise _unreadable(path, reason(error)) from error
 
     def write(self, content: SessionContent, target: Target) -> Written:
+        return self._draft(content, target).write()
+
+    def write_many(self, contents: Sequence[SessionContent], target: Target) -> list[Outcome]:
+        drafts = [outcome_of(self._draft, content, target) for content in contents]
+        places = [draft.path for draft in drafts if isinstance(draft, Draft)]
+        if len(set(places)) < len(places):
+            raise ValueError("a session stands twice in what is written")
+        try:
+            write_all_atomic(file for draft in drafts if isinstance(draft, Draft) for file in draft.files())
+        except (SuiteError, OSError):  # of one, or of all: each alone tells
+            return [outcome_of(draft.write) if isinstance(draft, Draft) else draft for draft in drafts]
+        return [draft.written if isinstance(draft, Draft) else draft for draft in drafts]
+
+    def _draft(self, content: SessionContent, target: Target) -> "Draft":
         check_whole(content)
         project = _project_of(content, target)
         session_id = content.ref.session_id if target.same else str(uuid.uuid4())
@@ -113,11 +130,10 @@ class ClaudeCodeSource:
         rename = Rename(
             (_inside(content.ref.session_id), _inside(session_id)), (_inside(content.ref.project), _inside(project))
         )
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        notes = _write_beside(path.with_suffix(""), content.records, rename)
-        write_atomic(path, _joined(content, rename))
-        count = sum(record.kind in ("line", FILE) for record in content.records) - len(notes)
-        return Written(self.name, session_id, project, str(path), count, tuple(notes))
+        beside, notes = _beside(content.records)
+        count = sum(record.kind == LINE for record in content.records) + len(beside)
+        written = Written(self.name, session_id, project, str(path), count, tuple(notes))
+        return Draft(written, content, path, beside, rename)
 
     def _folders(self, project: Path | None) -> list[Path]:
         if project is not None:
@@ -335,35 +351,67 @@ def _project_of(content: SessionContent, target: Target) -> str:
     return unicodedata.normalize("NFC", os.path.realpath(target.project or content.ref.project))
 
 
+_munged = lru_cache(maxsize=256)(munged)
+"""Many sessions are of one project."""
+
+
 def _folder_name(content: SessionContent, target: Target, project: str) -> str:
     """The name of the transcripts' folder: the one it lay in, unless it goes elsewhere."""
     header = decode(content.header)
     saved = header.get("folder") if isinstance(header, dict) else None
-    return saved if target.project is None and isinstance(saved, str) and munged(saved) == saved else munged(project)
+    return saved if target.project is None and isinstance(saved, str) and _munged(saved) == saved else _munged(project)
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A session that is about to be written."""
+
+    written: Written
+    content: SessionContent
+    path: Path
+    beside: Sequence[tuple[PurePosixPath, bytes]]
+    rename: Rename
+
+    def write(self) -> Written:
+        write_all_atomic(self.files())
+        return self.written
+
+    def files(self) -> Iterator[tuple[Path, bytes]]:
+        """What lies beside the transcript before it, so that who sees it finds them. Makes their folders."""
+        folder = self.path.with_suffix("")
+        for name, data in self.beside:
+            is_transcript = name.suffix == ".jsonl"
+            yield _in_folder(folder / name), _renamed_lines(data, self.rename) if is_transcript else data
+        yield _in_folder(self.path), _joined(self.content, self.rename)
+
+
+def _in_folder(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return path
 
 
 def _joined(content: SessionContent, rename: Rename) -> bytes:
-    lines = [rename.line(record.content) for record in content.records if record.kind == "line"]
+    lines = [record.content for record in content.records if record.kind == LINE]
+    if any(old != new for old, new in (rename.session_id, rename.project)):
+        lines = [rename.line(line) for line in lines]
     header = decode(content.header)
     end = b"" if not lines or (isinstance(header, dict) and header.get("open_end")) else b"\n"
     return b"\n".join(lines) + end
 
 
-def _write_beside(folder: Path, records: Sequence[Record], rename: Rename) -> list[str]:
-    """Write the files beside a transcript, before it, so that who sees it finds them. What was left out, in words."""
-    notes = []
+def _beside(records: Sequence[Record]) -> tuple[list[tuple[PurePosixPath, bytes]], list[str]]:
+    """The files beside a transcript; and what is left out, in words."""
+    files: list[tuple[PurePosixPath, bytes]] = []
+    notes: list[str] = []
     for record in records:
         if record.kind != FILE:
             continue
         name = PurePosixPath(record.key)
         if name.is_absolute() or ".." in name.parts or "\0" in record.key:
             notes.append(f"{printable(record.key)!r} leads out of the session's folder: left out")
-            continue
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        is_transcript = path.suffix == ".jsonl"
-        write_atomic(path, _renamed_lines(record.content, rename) if is_transcript else record.content)
-    return notes
+        else:
+            files.append((name, record.content))
+    return files, notes
 
 
 def _renamed_lines(data: bytes, rename: Rename) -> bytes:

@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from vllm_mcp_protocol.errors import SuiteError
@@ -14,6 +14,7 @@ from vllm_state_persistence.sources import table_writing, tables
 from vllm_state_persistence.sources.base import (
     Found,
     IsKnown,
+    Outcome,
     Places,
     Target,
     Written,
@@ -22,6 +23,7 @@ from vllm_state_persistence.sources.base import (
     newest_first,
     same_folder,
     sessions_of,
+    write_each,
 )
 
 DATABASE = "crush.db"
@@ -78,6 +80,9 @@ class CrushSource:
         with table_writing.writing(path, LAYOUT) as database:
             session_id, records, notes = _write(database, content, target, str(path))
         return Written(self.name, session_id, project, str(path), records, tuple(notes))
+
+    def write_many(self, contents: Sequence[SessionContent], target: Target) -> list[Outcome]:
+        return write_each(self.write, contents, target)
 
     def _databases(self, project: Path | None) -> Iterator[tuple[str, Path]]:
         """Each project's folder and database; of all projects that Crush remembers, or of the one."""

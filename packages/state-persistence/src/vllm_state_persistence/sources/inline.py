@@ -8,7 +8,7 @@ from vllm_mcp_protocol.errors import BadInput, NotSupported, SessionNotFound
 from vllm_state_persistence.core.previews import preview_of, shown_text
 from vllm_state_persistence.core.session import Known, Record, SessionContent, SessionRef, SourceName
 from vllm_state_persistence.core.values import encode
-from vllm_state_persistence.sources.base import Found, IsKnown, Target, Written
+from vllm_state_persistence.sources.base import Found, IsKnown, Outcome, Target, Written, write_each
 
 MOST_MESSAGES = 100_000
 
@@ -36,6 +36,9 @@ class InlineSource:
             f"{content.ref.session_id} was saved from messages, not from a client's files: there is none to restore.",
             suggestion="use target=inline to get the messages back",
         )
+
+    def write_many(self, contents: Sequence[SessionContent], target: Target) -> list[Outcome]:
+        return write_each(self.write, contents, target)
 
 
 def inline_content(

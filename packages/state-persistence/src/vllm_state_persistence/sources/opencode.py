@@ -4,7 +4,7 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vllm_mcp_protocol.errors import SourceUnreadable, SuiteError
@@ -17,6 +17,7 @@ from vllm_state_persistence.sources import table_writing, tables
 from vllm_state_persistence.sources.base import (
     Found,
     IsKnown,
+    Outcome,
     Places,
     Target,
     Written,
@@ -25,6 +26,7 @@ from vllm_state_persistence.sources.base import (
     newest_first,
     same_folder,
     sessions_of,
+    write_each,
 )
 
 LAYOUT = tables.Layout(
@@ -88,6 +90,9 @@ class OpencodeSource:
         with table_writing.writing(self._path, LAYOUT) as database:
             session, count, notes = _write(database, content, target, str(self._path))
         return Written(self.name, str(session["id"]), str(session["directory"]), str(self._path), count, tuple(notes))
+
+    def write_many(self, contents: Sequence[SessionContent], target: Target) -> list[Outcome]:
+        return write_each(self.write, contents, target)
 
     def _older(self) -> SourceUnreadable:
         return SourceUnreadable(

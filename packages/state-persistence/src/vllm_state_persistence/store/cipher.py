@@ -11,14 +11,14 @@ before keeps, sealed, the numbers up to which they are from that time.
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from vllm_mcp_protocol.errors import KeyWrong, StoreDamaged
-from vllm_state_persistence.core.ids import value_id
+from vllm_state_persistence.core.ids import value_id, value_ids
 from vllm_state_persistence.core.seal import NONCE_BYTES, DataKey, is_encrypted, key_number, seal, unseal
 from vllm_state_persistence.key_wrapping import WrappedKey
 from vllm_state_persistence.keys import KeyRing
@@ -64,6 +64,9 @@ class Cipher:
 
     def id_of(self, data: bytes | memoryview) -> bytes:
         return value_id(self.id_key, data)
+
+    def ids_of(self, contents: Iterable[bytes | memoryview]) -> list[bytes]:
+        return value_ids(self.id_key, contents)
 
     def name_of(self, *parts: str) -> bytes:
         """Keyed id of a name; no value has it, since no value begins so."""

@@ -138,10 +138,9 @@ class Desk:
             for number in (await connection.execute(select(packs.c.number).limit(100))).scalars().all():
                 if total >= SAMPLE_BYTES:
                     break
-                sealed = (await connection.execute(select(packs.c.sealed).where(packs.c.number == number))).scalar_one()
-                for content in (await reader.opened(number, sealed)).values():
+                for content in (await reader.pack(number)).values():
                     if total < SAMPLE_BYTES and len(content) <= _LARGEST_SAMPLE_BYTES:
-                        samples.append(content)
+                        samples.append(bytes(content))
                         total += len(content)
             return samples
 

@@ -1,38 +1,37 @@
 """Looks through a store and says what cannot be read back: which packs, and of which snapshot which record.
 
 Which values are sound is noted in a temporary database of its own, which SQLite keeps on disk where it grows large: the
-memory is bounded, and the damaged file is not needed for it. Segments that several snapshots share are looked at once.
+memory is bounded, and the damaged file is not needed for it. So is what segments refer to, when their pack is read, so
+that no pack is opened twice for them. Spans that several snapshots share are looked at once.
 """
 
 import sqlite3
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, bindparam, func, select, text
+from sqlalchemy import ColumnElement, func, select, text
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from vllm_mcp_protocol.errors import StoreDamaged
-from vllm_state_persistence.core.manifest import Entry, Manifest, Ref, Span, decode_chunks, decode_segment
+from vllm_state_persistence.core.ids import ID_BYTES
+from vllm_state_persistence.core.manifest import Entry, Manifest, Ref, Span, decode_chunks, decode_refs, ids_in
 from vllm_state_persistence.store.database import is_corrupt
 from vllm_state_persistence.store.desk import Desk
-from vllm_state_persistence.store.reading import IDS_AT_ONCE, Reader, batches, survivors
+from vllm_state_persistence.store.reading import LOOKUP_IDS, OpenedPack, Reader, batches, of_pack, one_of, sized_batches
 from vllm_state_persistence.store.results import Damage
 from vllm_state_persistence.store.schema import packs, vals
 from vllm_state_persistence.store.states import StateRow, standing
 
-_PACK = select(packs.c.number, packs.c.sealed).where(packs.c.number.in_(bindparam("numbers", expanding=True)))
-
-_PACKS_AT_ONCE = 8
 _IDS_AT_ONCE = 5000
+_RECORDS_AT_ONCE = 50_000
+_LISTINGS_AT_ONCE = 500
+_IDS_IN_MEMORY = 200_000
+"""Of sound values: about 20 MB."""
 
-
-class OpenedPack(NamedTuple):
-    """A pack that was read; its ids are what its values give."""
-
-    number: int
-    sound: Mapping[bytes, bytes]
+Refs = tuple[bytes, bytes]
+"""As `decode_refs` gives them."""
 
 
 @dataclass(slots=True)
@@ -63,34 +62,62 @@ class Losses:
         return sum(len(lost.entries) for lost in self.spans)
 
 
-class ValueSet:
-    """Ids of values, many of them."""
+class Notes:
+    """Which values are sound, and what segments refer to: many of them."""
 
     def __init__(self) -> None:
         self._database = sqlite3.connect("", check_same_thread=False, isolation_level=None)
+        self._database.execute("PRAGMA journal_mode = OFF")
         self._database.execute("CREATE TABLE sound (id BLOB PRIMARY KEY) WITHOUT ROWID")
+        self._database.execute("CREATE TABLE segments (id BLOB PRIMARY KEY, chunked BLOB, ids BLOB) WITHOUT ROWID")
+        self._last: set[bytes] = set()
+        """Sound ones that are not in the database yet."""
 
-    def add(self, identities: Iterable[bytes]) -> None:
+    def add_sound(self, identities: Iterable[bytes]) -> None:
+        self._last.update(identities)
+        if len(self._last) >= _IDS_IN_MEMORY:
+            self._add("INSERT OR IGNORE INTO sound VALUES (?)", zip(self._last, strict=True))
+            self._last.clear()
+
+    def unsound(self, identities: Iterable[bytes]) -> list[bytes]:
+        """Those of these values that are not sound, each once."""
+        others = [one for one in dict.fromkeys(identities) if one not in self._last]
+        there = {one for (one,) in self._asked("id", "sound", others)}
+        return [one for one in others if one not in there]
+
+    def add_segments(self, segments: Iterable[tuple[bytes, bytes | memoryview]]) -> None:
+        """What they refer to; of what is none, nothing."""
+        self._add("INSERT OR IGNORE INTO segments VALUES (?, ?, ?)", _decoded(segments))
+
+    def segments(self, identities: Iterable[bytes]) -> dict[bytes, Refs]:
+        """Those that were noted."""
+        return {identity: (chunked, ids) for identity, chunked, ids in self._asked("*", "segments", identities)}
+
+    def _add(self, statement: str, rows: Iterable[tuple[bytes, ...]]) -> None:
         self._database.execute("BEGIN")
-        self._database.executemany("INSERT OR IGNORE INTO sound VALUES (?)", ((one,) for one in identities))
+        self._database.executemany(statement, rows)
         self._database.execute("COMMIT")
 
-    def missing(self, identities: Iterable[bytes]) -> list[bytes]:
-        """Those that are not in it, each once."""
-        found = list[bytes]()
-        for some in batches(dict.fromkeys(identities), IDS_AT_ONCE):
-            marks = ",".join("?" * len(some))
-            rows = self._database.execute(f"SELECT id FROM sound WHERE id IN ({marks})", some)  # noqa: S608
-            there = {one for (one,) in rows}
-            found += (one for one in some if one not in there)
-        return found
+    def _asked(self, columns: str, table: str, identities: Iterable[bytes]) -> Iterator[tuple[bytes, ...]]:
+        for some in batches(identities, LOOKUP_IDS):
+            marks, parameters = one_of(some)
+            yield from self._database.execute(f"SELECT {columns} FROM {table} WHERE id IN {marks}", parameters)  # noqa: S608
 
-    def __len__(self) -> int:
+    @property
+    def sound(self) -> int:
+        """How many are."""
         count: int = self._database.execute("SELECT count(*) FROM sound").fetchone()[0]
-        return count
+        there = sum(1 for _ in self._asked("id", "sound", self._last)) if count else 0
+        return count + len(self._last) - there
 
     def close(self) -> None:
         self._database.close()
+
+
+def _decoded(segments: Iterable[tuple[bytes, bytes | memoryview]]) -> Iterator[tuple[bytes, ...]]:
+    for identity, data in segments:
+        with suppress(ValueError):
+            yield identity, *decode_refs(data)
 
 
 @dataclass
@@ -103,7 +130,7 @@ class Inspection:
     damaged_packs: dict[int, str] = field(default_factory=dict)
     packs: int = 0
     read_bytes: int = 0
-    sound: "ValueSet" = field(default_factory=lambda: ValueSet())
+    notes: Notes = field(default_factory=Notes)
     lost: dict[bytes, str] = field(default_factory=dict)
     """Why of values that have left the index."""
     _spans: dict[Span, LostEntries] = field(default_factory=dict)
@@ -114,7 +141,7 @@ class Inspection:
         """Take every value as sound whose pack is there."""
         there = select(packs.c.number)
         async for ids in self.index_ids(vals.c.pack.in_(there)):
-            self.sound.add(ids)
+            self.notes.add_sound(ids)
         self.packs = (await self.connection.execute(select(func.count()).select_from(packs))).scalar_one()
 
     async def index_ids(self, *conditions: ColumnElement[bool]) -> AsyncIterator[list[bytes]]:
@@ -128,18 +155,19 @@ class Inspection:
             yield ids
             last = ids[-1]
 
-    async def read_packs(self) -> AsyncIterator[OpenedPack]:
-        """Read every pack, and compute the id of each value."""
-        for numbers in batches(await self._pack_numbers(), _PACKS_AT_ONCE):
-            rows = await survivors(self.connection, _PACK, "numbers", numbers)
-            for number in set(numbers) - {row["number"] for row in rows}:
-                self.damaged_packs[number] = "the page of the file that it lies on is damaged"
-            for row in rows:
-                self.packs += 1
-                try:
-                    yield await self._opened(row["number"], row["sealed"])
-                except StoreDamaged as error:
-                    self.damaged_packs[row["number"]] = str(error.info.details.get("why", error.info.message))
+    async def read_packs(self, segments: Collection[bytes] = ()) -> AsyncIterator[list[OpenedPack]]:
+        """Read every pack, and compute the id of each value; some at a time, without those that cannot be read.
+
+        What these segments refer to is noted.
+        """
+        async for opened in self.reader.packs(await self._pack_numbers()):
+            self.damaged_packs.update((pack.number, pack.why) for pack in opened if pack.why)
+            sound = [pack for pack in opened if not pack.why]
+            self.packs += len(sound)
+            self.read_bytes += sum(len(data) for pack in sound for data in pack.values.values())
+            self.notes.add_segments((one, pack.values[one]) for pack in sound for one in pack.values.keys() & segments)
+            yield sound
+            del opened, sound  # before the next ones are read
 
     async def _pack_numbers(self) -> list[int]:
         """Those that are there, and those that values are said to lie in."""
@@ -153,14 +181,9 @@ class Inspection:
                 found.update(range(1, (await standing(self.connection)).last_pack + 1))
         return sorted(number for number in found if isinstance(number, int))
 
-    async def _opened(self, number: int, sealed: bytes) -> OpenedPack:
-        content = await self.reader.opened(number, sealed)
-        self.read_bytes += sum(map(len, content.values()))
-        return OpenedPack(number, content)
-
-    async def unsound(self, identities: Sequence[bytes]) -> dict[bytes, str]:
+    async def unsound(self, identities: Iterable[bytes]) -> dict[bytes, str]:
         """Those of these values that cannot be read, and why."""
-        lost = self.sound.missing(identities)
+        lost = self.notes.unsound(identities)
         if not lost:
             return {}
         places = await self.reader.packs_of(lost)
@@ -174,56 +197,100 @@ class Inspection:
     def _why(self, pack: int | None) -> str:
         if pack is None:
             return "the store has no such value"
-        return f"pack {pack}: {self.damaged_packs.get(pack, 'it does not hold it')}"
+        return of_pack(pack, self.damaged_packs)
 
     # Snapshots
 
-    async def losses(self, row: StateRow) -> Losses:
-        """What of a snapshot cannot be read."""
-        manifest = row.snapshot.manifest
-        parts = {
-            name: why
-            for name, ref in _parts(manifest)
-            if ref and (why := (await self._lost_refs([ref])).get(ref.value))
-        }
-        return Losses(parts, [await self._of_span(span) for span in manifest.spans])
+    async def losses(self, rows: Sequence[StateRow]) -> list[Losses]:
+        """What of these snapshots cannot be read."""
+        spans = {span for row in rows for span in row.snapshot.manifest.spans if span not in self._spans}
+        for some in sized_batches(((span, span.records) for span in spans), _IDS_AT_ONCE, _RECORDS_AT_ONCE):
+            self._spans.update(await self._of_spans(some))
+        refs = [ref for row in rows for _, ref in _parts(row.snapshot.manifest) if ref]
+        lost = await self._lost([ref.value for ref in refs], [ref.value for ref in refs if ref.chunked])
+        return [
+            Losses(
+                {name: lost[ref.value] for name, ref in _parts(row.snapshot.manifest) if ref and ref.value in lost},
+                [self._spans[span] for span in row.snapshot.manifest.spans],
+            )
+            for row in rows
+        ]
 
-    async def _of_span(self, span: Span) -> LostEntries:
-        if span not in self._spans:
-            self._spans[span] = await self._looked_at(span)
-        return self._spans[span]
+    async def _of_spans(self, spans: Sequence[Span]) -> dict[Span, LostEntries]:
+        """Asks for what all of them refer to at once."""
+        refs = await self._refs_of({span.segment for span in spans})
+        found: dict[Span, LostEntries] = {}
+        values: dict[Span, list[bytes]] = {}
+        listings: list[bytes] = []
+        for span in spans:
+            of_segment = refs[span.segment]
+            if isinstance(of_segment, str):
+                found[span] = LostEntries(of_segment)
+                continue
+            ids, listed = _of_span(of_segment, span)
+            if len(ids) != span.records:
+                found[span] = LostEntries("its segment has fewer entries")
+                continue
+            values[span] = ids
+            listings += listed
+        lost = await self._lost((one for ids in values.values() for one in ids), listings)
+        for span, ids in values.items():
+            whole = not lost or lost.keys().isdisjoint(ids)
+            found[span] = LostEntries() if whole else await self._named(span, lost)
+        return found
 
-    async def _looked_at(self, span: Span) -> LostEntries:
-        if lost := await self.unsound([span.segment]):
-            return LostEntries(lost[span.segment])
+    async def _refs_of(self, segments: Collection[bytes]) -> dict[bytes, Refs | str]:
+        """What these segments refer to, or why they cannot be read."""
+        found: dict[bytes, Refs | str] = {**await self.unsound(segments)}
+        found.update(self.notes.segments([one for one in segments if one not in found]))
+        others = [one for one in segments if one not in found]
+        values = await self.reader.values(others)
+        for one in others:
+            try:
+                found[one] = decode_refs(values[one]) if one in values else self.reader.reasons[one]
+            except ValueError as error:
+                found[one] = str(error)
+        return found
+
+    async def _named(self, span: Span, lost: dict[bytes, str]) -> LostEntries:
         try:
-            entries = decode_segment(await self.reader.value(span.segment))
-        except (StoreDamaged, ValueError) as error:
+            segment = await self.reader.segment(span.segment)
+        except StoreDamaged as error:
             return LostEntries(str(error))
-        part = entries[span.start : span.start + span.records]
-        if len(part) != span.records:
-            return LostEntries("its segment has fewer entries")
-        lost_refs = await self._lost_refs([entry.content for entry in part])
-        found = [(at, entry, lost_refs[entry.content.value]) for at, entry in enumerate(part)
-                 if entry.content.value in lost_refs]  # fmt: skip
-        return LostEntries("", found)
+        part = segment[span.start : span.start + span.records]
+        return LostEntries("", [(at, entry, lost[entry.content.value]) for at, entry in enumerate(part)
+                                if entry.content.value in lost])  # fmt: skip
 
-    async def _lost_refs(self, refs: Sequence[Ref]) -> dict[bytes, str]:
-        """Of contents that cannot be read: the value, and why."""
-        lost = await self.unsound([ref.value for ref in refs])
-        for ref in dict.fromkeys(ref for ref in refs if ref.chunked and ref.value not in lost):
-            why = await self._lost_piece(ref)
-            if why:
-                lost[ref.value] = why
+    async def _lost(self, values: Iterable[bytes], listings: Iterable[bytes]) -> dict[bytes, str]:
+        """Those that cannot be read, and why; of `listings`, values that list pieces, also where a piece cannot."""
+        lost = await self.unsound(values)
+        for some in batches((one for one in dict.fromkeys(listings) if one not in lost), _LISTINGS_AT_ONCE):
+            lost |= await self._lost_pieces(some)
         return lost
 
-    async def _lost_piece(self, ref: Ref) -> str:
-        try:
-            chunks = decode_chunks(await self.reader.value(ref.value))
-        except (StoreDamaged, ValueError) as error:
-            return str(error)
-        lost = await self.unsound([identity for identity, _ in chunks])
-        return next(iter(lost.values()), "")
+    async def _lost_pieces(self, listings: Sequence[bytes]) -> dict[bytes, str]:
+        values = await self.reader.values(listings)
+        lost: dict[bytes, str] = {}
+        pieces: dict[bytes, list[bytes]] = {}
+        for one in listings:
+            try:
+                pieces[one] = [piece for piece, _ in decode_chunks(values[one])]
+            except KeyError:
+                lost[one] = self.reader.reasons[one]
+            except ValueError as error:
+                lost[one] = str(error)
+        reasons = await self.unsound(piece for some in pieces.values() for piece in some)
+        for one, some in pieces.items():
+            lost.update((one, reasons[piece]) for piece in some if piece in reasons)
+        return lost
+
+
+def _of_span(refs: Refs, span: Span) -> tuple[list[bytes], list[bytes]]:
+    """The values that its entries refer to; and those of them that list pieces."""
+    first, last = span.start, span.start + span.records
+    chunked, ids = refs[0][first:last], refs[1][first * ID_BYTES : last * ID_BYTES]
+    values = ids_in(ids)
+    return values, [one for one, is_listing in zip(values, chunked, strict=True) if is_listing] if any(chunked) else []
 
 
 def _parts(manifest: Manifest) -> tuple[tuple[str, Ref | None], ...]:

@@ -1,18 +1,25 @@
-"""A snapshot that is read: its parts, and its records as a stream."""
+"""Snapshots that are read: the parts of one, its records as a stream; many, whole."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
 
+from anyio import to_thread
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from vllm_mcp_protocol.errors import StoreDamaged
-from vllm_state_persistence.core.manifest import Entry, Manifest, Ref, Span
+from vllm_mcp_protocol.errors import StateNotFound, StoreDamaged
+from vllm_state_persistence.core.manifest import Columns, Entry, Manifest, Ref, Span
 from vllm_state_persistence.core.session import Record, SessionContent, SessionRef
 from vllm_state_persistence.store.desk import Desk
-from vllm_state_persistence.store.reading import BATCH_BYTES, sized_batches
+from vllm_state_persistence.store.reading import BATCH_BYTES, IDS_AT_ONCE, batches, sized_batches, unreadable
 from vllm_state_persistence.store.results import Damage, StateInfo
-from vllm_state_persistence.store.states import StateRow, by_id
+from vllm_state_persistence.store.states import StateRow, by_id, by_ids
+
+GROUP_BYTES = 3 * 1024 * 1024
+"""Content of snapshots that are read together."""
 
 _RECORDS_AT_ONCE = 500
+
+Unread = StateNotFound | StoreDamaged
 
 
 class LoadedState:
@@ -48,9 +55,9 @@ class LoadedState:
 
     async def _part(self, what: str, ref: Ref) -> bytes:
         async with self._desk.reading() as connection:
-            (content,) = await self._desk.reader(connection).contents([ref])
+            content = (await self._desk.reader(connection).contents([ref]))[ref]
             if isinstance(content, StoreDamaged):
-                raise await self._explained(connection, self._damage(what, what, content))
+                raise await _explained(self._desk, connection, _damage(self._row, what, what, content))
             return content
 
     async def records(self, *, start: int = 0, damaged: list[Damage] | None = None) -> AsyncIterator[Record]:
@@ -85,8 +92,11 @@ class LoadedState:
             return await self._desk.reader(connection).beginnings([entry.content for entry in entries])
 
     async def content(self) -> SessionContent:
-        """All of it at once. Raises StoreDamaged."""
-        return SessionContent(self.ref, await self.header(), [record async for record in self.records()])
+        """All of it at once. Raises StateNotFound, StoreDamaged."""
+        (found,) = await _whole(self._desk, [self._row])
+        if not isinstance(found, SessionContent):
+            raise found
+        return found
 
     async def _of_span(self, span: Span, skipped: int, at: int, damaged: list[Damage] | None) -> AsyncIterator[Record]:
         entries = (await self._entries(span, at, damaged))[skipped:]
@@ -99,17 +109,17 @@ class LoadedState:
         found: list[Record] = []
         async with self._desk.reading(refresh=False) as connection:
             contents = await self._contents(connection, [entry.content for entry in entries])
-            for entry, content in zip(entries, contents, strict=True):
-                if isinstance(content, StoreDamaged):
-                    damage = self._damage("record", f"{entry.kind} {entry.key}", content)
-                    await self._note(connection, damage, damaged)
+            for entry in entries:
+                record = _record(self._row, *entry[:3], contents[entry.content])
+                if isinstance(record, Damage):
+                    await self._note(connection, record, damaged)
                 else:
-                    found.append(Record(entry.kind, entry.key, content, entry.role))
+                    found.append(record)
         return found
 
-    async def _contents(self, connection: AsyncConnection, refs: Sequence[Ref]) -> list[bytes | StoreDamaged]:
+    async def _contents(self, connection: AsyncConnection, refs: Sequence[Ref]) -> Mapping[Ref, bytes | StoreDamaged]:
         found = await self._desk.reader(connection).contents(refs)
-        if any(isinstance(one, StoreDamaged) for one in found) and await self._desk.refresh(connection):
+        if any(isinstance(one, StoreDamaged) for one in found.values()) and await self._desk.refresh(connection):
             return await self._desk.reader(connection).contents(refs)
         return found
 
@@ -118,8 +128,7 @@ class LoadedState:
             try:
                 entries = await self._segment(connection, span.segment)
             except StoreDamaged as error:
-                name = f"{at + 1} to {at + span.records}"
-                await self._note(connection, self._damage("records", name, error), damaged)
+                await self._note(connection, _span_damage(self._row, span, at, error), damaged)
                 return []
         return entries[span.start : span.start + span.records]
 
@@ -133,23 +142,112 @@ class LoadedState:
 
     async def _note(self, connection: AsyncConnection, damage: Damage, damaged: list[Damage] | None) -> None:
         if damaged is None:
-            raise await self._explained(connection, damage)
+            raise await _explained(self._desk, connection, damage)
         damaged.append(damage)
 
-    async def _explained(self, connection: AsyncConnection, damage: Damage) -> StoreDamaged:
-        """Raises StateNotFound when the snapshot was dropped and pruned while it was read."""
-        await by_id(connection, self._desk.cipher, damage.state_id, dropped=True)
-        return StoreDamaged(
-            f"Damage in the store of snapshots: {damage}.",
-            suggestion="Run `vllm-state-persistence verify` to see what else is damaged; the rest stays readable.",
-            state_id=damage.state_id,
-            session_id=damage.session_id,
-            what=damage.what,
-            name=damage.name,
-            why=damage.reason,
-        )
 
-    def _damage(self, what: str, name: str, error: StoreDamaged) -> Damage:
-        facts = self._row.snapshot.facts
-        reason = str(error.info.details.get("why", error.info.message))
-        return Damage(facts.state_id, facts.session_id, what, name, reason)
+async def load_all(desk: Desk, state_ids: Sequence[str]) -> AsyncIterator[list[SessionContent | Unread]]:
+    """Whole snapshots in this order, some at a time; of one that cannot be read, why. Nothing is held in between."""
+    for some in batches(state_ids, IDS_AT_ONCE):
+        async with desk.reading() as connection:
+            rows = await by_ids(connection, desk.cipher, some)
+        sized = ((row, row.snapshot.manifest.logical_bytes if isinstance(row, StateRow) else 0) for row in rows)
+        for group in sized_batches(sized, IDS_AT_ONCE, GROUP_BYTES):
+            contents = iter(await _whole(desk, [row for row in group if isinstance(row, StateRow)]))
+            yield [next(contents) if isinstance(row, StateRow) else row for row in group]
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What some snapshots consist of."""
+
+    segments: Mapping[bytes, Columns | StoreDamaged]
+    values: Mapping[bytes, bytes]
+    large: Mapping[Ref, bytes | StoreDamaged]
+    reasons: Mapping[bytes, str]
+    """Of the values that are not there."""
+
+    def content(self, value: bytes, size: int, chunked: int) -> bytes | StoreDamaged:
+        if chunked:
+            return self.large[Ref(value, size, True)]
+        found = self.values.get(value)
+        return unreadable("a value", self.reasons[value]) if found is None else found
+
+
+async def _whole(desk: Desk, rows: Sequence[StateRow]) -> list[SessionContent | Unread]:
+    """What they share, and the packs that they lie in, are read once."""
+    manifests = [row.snapshot.manifest for row in rows]
+    async with desk.reading() as connection:
+        reader = desk.reader(connection)
+        segments = await reader.segments(span.segment for manifest in manifests for span in manifest.spans)
+        values: list[bytes] = [manifest.header.value for manifest in manifests]
+        large: list[Ref] = [manifest.header for manifest in manifests if manifest.header.chunked]
+        for span in (span for manifest in manifests for span in manifest.spans):
+            found = segments[span.segment]
+            if not isinstance(found, StoreDamaged):
+                part = slice(span.start, span.start + span.records)
+                values += found.values[part]
+                if any(found.chunked[part]):
+                    refs = zip(found.values[part], found.sizes[part], found.chunked[part], strict=True)
+                    large += (Ref(value, size, True) for value, size, chunked in refs if chunked)
+        read = _Read(segments, await reader.values(values), await reader.contents(large), reader.reasons)
+        contents = await to_thread.run_sync(lambda: [_assembled(row, read) for row in rows])
+        return [await _unread(desk, connection, one) if isinstance(one, Damage) else one for one in contents]
+
+
+def _assembled(row: StateRow, read: _Read) -> SessionContent | Damage:
+    manifest = row.snapshot.manifest
+    header = read.content(*manifest.header)
+    if isinstance(header, StoreDamaged):
+        return _damage(row, "header", "header", header)
+    records: list[Record] = []
+    at = 0
+    for span in manifest.spans:
+        columns = read.segments[span.segment]
+        if isinstance(columns, StoreDamaged):
+            return _span_damage(row, span, at, columns)
+        part = (column[span.start : span.start + span.records] for column in columns)
+        for kind, key, role, *ref in zip(*part, strict=True):
+            record = _record(row, kind, key, role, read.content(*ref))
+            if isinstance(record, Damage):
+                return record
+            records.append(record)
+        at += span.records
+    return SessionContent(row.info.ref, header, records)
+
+
+def _record(row: StateRow, kind: str, key: str, role: str, content: bytes | StoreDamaged) -> Record | Damage:
+    if isinstance(content, StoreDamaged):
+        return _damage(row, "record", f"{kind} {key}", content)
+    return Record(kind, key, content, role)
+
+
+def _span_damage(row: StateRow, span: Span, at: int, error: StoreDamaged) -> Damage:
+    return _damage(row, "records", f"{at + 1} to {at + span.records}", error)
+
+
+def _damage(row: StateRow, what: str, name: str, error: StoreDamaged) -> Damage:
+    facts = row.snapshot.facts
+    reason = str(error.info.details.get("why", error.info.message))
+    return Damage(facts.state_id, facts.session_id, what, name, reason)
+
+
+async def _unread(desk: Desk, connection: AsyncConnection, damage: Damage) -> Unread:
+    try:
+        return await _explained(desk, connection, damage)
+    except (StateNotFound, StoreDamaged) as error:
+        return error
+
+
+async def _explained(desk: Desk, connection: AsyncConnection, damage: Damage) -> StoreDamaged:
+    """Raises StateNotFound when the snapshot was dropped and pruned while it was read."""
+    await by_id(connection, desk.cipher, damage.state_id, dropped=True)
+    return StoreDamaged(
+        f"Damage in the store of snapshots: {damage}.",
+        suggestion="Run `vllm-state-persistence verify` to see what else is damaged; the rest stays readable.",
+        state_id=damage.state_id,
+        session_id=damage.session_id,
+        what=damage.what,
+        name=damage.name,
+        why=damage.reason,
+    )

@@ -3,22 +3,25 @@
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from anyio import to_thread
+from anyio import create_task_group, to_thread
 from sqlalchemy import RowMapping, Select, bindparam, select
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from vllm_mcp_protocol.errors import StoreDamaged
-from vllm_state_persistence.core.manifest import Entry, Ref, Span, decode_chunks, decode_segment
+from vllm_state_persistence.core.manifest import Columns, Entry, Ref, Span, decode_chunks, decode_columns
 from vllm_state_persistence.core.packs import Decompressor, Dictionary, unpack
 from vllm_state_persistence.store.cipher import Cipher
 from vllm_state_persistence.store.database import is_corrupt
 from vllm_state_persistence.store.schema import packs
 
 IDS_AT_ONCE = 500
-"""Values that one statement asks for."""
+"""Rows that one statement of SQLAlchemy's asks for."""
+
+LOOKUP_IDS = 8192
+"""Values that one look into the index asks for; SQLite takes 32,766 parameters."""
 
 CACHE_BYTES = 12 * 1024 * 1024
 """Content of packs that a reader keeps. A session's values lie in few packs, in order."""
@@ -29,9 +32,14 @@ BATCH_BYTES = 4 * 1024 * 1024
 THREAD_BYTES = 128 * 1024
 """From here on (about a millisecond of work) a block is opened or sealed beside the event loop."""
 
-_PACKS_AT_ONCE = 8
+OPENED_BYTES = 8 * 1024 * 1024
+"""Content of packs that is opened at once: two large ones, or hundreds of single messages."""
 
-_SEALED = select(packs.c.number, packs.c.sealed).where(packs.c.number.in_(bindparam("numbers", expanding=True)))
+_GONE = "it is not there, or lies on a damaged page of the file"
+
+_NUMBERED = packs.c.number.in_(bindparam("numbers", expanding=True))
+_SIZES = select(packs.c.number, packs.c.raw_bytes).where(_NUMBERED)
+_SEALED = select(packs.c.number, packs.c.sealed).where(_NUMBERED)
 
 Item = TypeVar("Item")
 Found = TypeVar("Found")
@@ -56,6 +64,13 @@ def sized_batches(refs: Iterable[tuple[Item, int]], count: int, size_bytes: int)
             batch, total = [], 0
     if batch:
         yield batch
+
+
+def one_of(ids: Sequence[bytes]) -> tuple[str, tuple[bytes, ...]]:
+    """What stands behind IN, and its parameters. Of few lengths, since each statement is prepared once and then kept:
+    the last id may stand there several times."""
+    count = 1 << (len(ids) - 1).bit_length()
+    return f"({','.join('?' * count)})", (*ids, *[ids[-1]] * (count - len(ids)))
 
 
 async def survivors(
@@ -84,21 +99,31 @@ async def _spared(rows: Callable[[Sequence[Item]], Awaitable[list[Found]]], want
     return [*await _spared(rows, wanted[:middle]), *await _spared(rows, wanted[middle:])]
 
 
+class OpenedPack(NamedTuple):
+    """A pack that was read."""
+
+    number: int
+    values: Mapping[bytes, memoryview]
+    """By their ids, which are computed from them; parts of the pack, not copies."""
+    why: str = ""
+    """Why it cannot be read."""
+
+
 class PackCache:
     """The packs that were opened last. Their numbers are never used again, so what it has of one stays true."""
 
     def __init__(self, most_bytes: int = CACHE_BYTES) -> None:
         self._most_bytes = most_bytes
-        self._packs: OrderedDict[int, dict[bytes, bytes]] = OrderedDict()
+        self._packs: OrderedDict[int, Mapping[bytes, memoryview]] = OrderedDict()
         self._bytes = 0
 
-    def get(self, number: int) -> dict[bytes, bytes] | None:
+    def get(self, number: int) -> Mapping[bytes, memoryview] | None:
         found = self._packs.get(number)
         if found is not None:
             self._packs.move_to_end(number)
         return found
 
-    def add(self, number: int, content: dict[bytes, bytes]) -> None:
+    def add(self, number: int, content: Mapping[bytes, memoryview]) -> None:
         if number not in self._packs:
             self._packs[number] = content
             self._bytes += _size(content)
@@ -125,84 +150,142 @@ class Reader:
         self._connection = connection
         self._index = index
         self._cipher = cipher
-        self._decompressor = Decompressor(dictionaries)
+        self._decompressors = Decompressor(dictionaries), Decompressor(dictionaries)
         self._cache = cache
         self.reasons: dict[bytes, str] = {}
         """Why a value could not be read."""
+        self._unread: dict[int, str] = {}
+        """Why a pack could not."""
 
     async def packs_of(self, ids: Sequence[bytes]) -> dict[bytes, int]:
         """Which packs hold these values; without those that are not stored."""
         found: dict[bytes, int] = {}
-        for some in batches(ids, IDS_AT_ONCE):
+        for some in batches(ids, LOOKUP_IDS):
             found.update(await _spared(self._index_rows, some))
         if self._index:
             found.update((one, self._index[one]) for one in ids if one in self._index)
         return found
 
     async def _index_rows(self, ids: Sequence[bytes]) -> list[tuple[bytes, int]]:
+        rows = await self._ask_index("id, pack", ids)
+        return [(one, pack) for one, pack in rows]
+
+    async def _numbers(self, ids: Sequence[bytes]) -> list[tuple[int]]:
+        rows = await self._ask_index("DISTINCT pack", ids)
+        return [(pack,) for (pack,) in rows if isinstance(pack, int)]
+
+    async def _ask_index(self, columns: str, ids: Sequence[bytes], more: str = "") -> Sequence[Any]:
         # Without SQLAlchemy's own expansion, which takes longer than the rest: this is asked for every message saved.
-        query = f"SELECT id, pack FROM vals WHERE id IN ({','.join('?' * len(ids))})"  # noqa: S608
-        rows = await self._connection.exec_driver_sql(query, tuple(ids))
-        return [(row.id, row.pack) for row in rows]
+        marks, parameters = one_of(ids)
+        query = f"SELECT {columns} FROM vals WHERE id IN {marks} {more}"  # noqa: S608
+        return (await self._connection.exec_driver_sql(query, parameters)).all()
+
+    async def in_their_place(self, opened: Sequence[OpenedPack]) -> list[bytes]:
+        """The values of these packs that the index says to lie there."""
+        ids = [one for pack in opened for one in pack.values]
+        if not ids or await self._all_in_their_place(opened, ids):
+            return ids
+        places = await self.packs_of(ids)
+        return [one for pack in opened for one in pack.values if places.get(one) == pack.number]
+
+    async def _all_in_their_place(self, opened: Sequence[OpenedPack], ids: Sequence[bytes]) -> bool:
+        """Nearly always so, and much faster than to ask for each value."""
+        if len(ids) > LOOKUP_IDS or self._index:
+            return False
+        try:
+            counts = dict(tuple(row) for row in await self._ask_index("pack, count(*)", ids, "GROUP BY pack"))
+        except DatabaseError as error:
+            if not is_corrupt(error):
+                raise
+            return False
+        return all(counts.get(pack.number) == len(pack.values) for pack in opened)
 
     async def values(self, ids: Iterable[bytes]) -> dict[bytes, bytes]:
         """These values; without those that cannot be read, for which `reasons` says why."""
-        wanted = list(dict.fromkeys(ids))
-        places = await self.packs_of(wanted)
-        self.reasons.update((one, "the store has no such value") for one in wanted if one not in places)
-        by_pack: dict[int, list[bytes]] = {}
-        for value, pack in places.items():
-            by_pack.setdefault(pack, []).append(value)
+        wanted = set(ids)
         found: dict[bytes, bytes] = {}
-        for numbers in batches(by_pack, _PACKS_AT_ONCE):
-            for number, content in (await self._packs(numbers, by_pack)).items():
-                found.update(self._picked(number, content, by_pack[number]))
-        return found
-
-    def _picked(self, number: int, content: Mapping[bytes, bytes], ids: Sequence[bytes]) -> dict[bytes, bytes]:
-        found = {}
-        for value in ids:
-            data = content.get(value)
-            if data is not None:
-                found[value] = data
+        missing: list[int] = []
+        for number in await self._packs_with(list(wanted)):
+            cached = self._cache.get(number)
+            if cached is None:
+                missing.append(number)
             else:
-                self.reasons[value] = f"pack {number} does not hold it"
+                found.update((one, bytes(cached[one])) for one in cached.keys() & wanted)
+        async for opened in self.packs(missing):
+            self._take(opened, wanted, found)
+            del opened  # before the next ones are
+        if len(found) < len(wanted):
+            await self._explain([one for one in wanted if one not in found])
         return found
 
-    async def _packs(
-        self, numbers: Sequence[int], wanted: Mapping[int, Sequence[bytes]]
-    ) -> dict[int, dict[bytes, bytes]]:
-        found = {number: pack for number in numbers if (pack := self._cache.get(number)) is not None}
-        missing = [number for number in numbers if number not in found]
-        rows = await survivors(self._connection, _SEALED, "numbers", missing)
-        for row in rows:
-            number = row["number"]
-            try:
-                found[number] = await self.opened(number, row["sealed"])
-            except StoreDamaged as error:
-                self._give_reason(wanted[number], str(error.info.details.get("why") or error.info.message))
+    def _take(self, opened: Sequence[OpenedPack], wanted: set[bytes], found: dict[bytes, bytes]) -> None:
+        for pack in opened:
+            if pack.why:
+                self._unread[pack.number] = pack.why
             else:
-                self._cache.add(number, found[number])
-        for number in set(missing) - {row["number"] for row in rows}:
-            self._give_reason(wanted[number], f"pack {number} is not there")
+                self._cache.add(pack.number, pack.values)
+                found.update((one, bytes(pack.values[one])) for one in pack.values.keys() & wanted)
+
+    async def _packs_with(self, ids: Sequence[bytes]) -> list[int]:
+        """The packs that hold these values. Which holds which is not asked: to look into the packs is faster."""
+        found = {number for some in batches(ids, LOOKUP_IDS) for (number,) in await _spared(self._numbers, some)}
+        if self._index:
+            found.update(self._index[one] for one in ids if one in self._index)
+        return sorted(found)
+
+    async def _explain(self, ids: Sequence[bytes]) -> None:
+        places = await self.packs_of(ids)
+        for one in ids:
+            if one not in places:
+                self.reasons[one] = "the store has no such value"
+            else:
+                self.reasons[one] = of_pack(places[one], self._unread)
+
+    async def packs(self, numbers: Iterable[int]) -> AsyncIterator[list[OpenedPack]]:
+        """These packs, in their order, past the cache; so many at a time as are opened at once."""
+        for some in batches(numbers, IDS_AT_ONCE):
+            sizes = {row["number"]: row["raw_bytes"] for row in await self._rows(_SIZES, some)} if some[1:] else {}
+            sized = ((number, _bytes(sizes.get(number))) for number in some)
+            for together in sized_batches(sized, IDS_AT_ONCE, OPENED_BYTES):
+                yield await self._opened_together(together)
+
+    async def _opened_together(self, numbers: Sequence[int]) -> list[OpenedPack]:
+        sealed = [(row["number"], row["sealed"]) for row in await self._rows(_SEALED, numbers)]
+        if sum(len(data) for _, data in sealed if isinstance(data, bytes)) < THREAD_BYTES:
+            found = self._opened(sealed, 0)
+        else:
+            found = await self._opened_in_threads(sealed)
+        return [found.get(number, OpenedPack(number, {}, _GONE)) for number in numbers]
+
+    async def _rows(self, query: Select[Any], numbers: Sequence[int]) -> list[RowMapping]:
+        return await survivors(self._connection, query, "numbers", numbers)
+
+    async def _opened_in_threads(self, sealed: Sequence[tuple[int, bytes]]) -> dict[int, OpenedPack]:
+        """Half of them beside the other half: most of the work needs no interpreter."""
+        found: dict[int, OpenedPack] = {}
+
+        async def open_some(thread: int) -> None:
+            found.update(await to_thread.run_sync(self._opened, sealed[thread::2], thread))
+
+        async with create_task_group() as threads:
+            for thread in range(min(2, len(sealed))):
+                threads.start_soon(open_some, thread)
         return found
 
-    def _give_reason(self, ids: Sequence[bytes], why: str) -> None:
-        self.reasons.update(dict.fromkeys(ids, why))
+    def _opened(self, sealed: Sequence[tuple[int, bytes]], thread: int) -> dict[int, OpenedPack]:
+        return {number: self._opened_one(number, data, self._decompressors[thread]) for number, data in sealed}
 
-    async def pack(self, number: int) -> dict[bytes, bytes]:
+    def _opened_one(self, number: int, sealed: bytes, decompressor: Decompressor) -> OpenedPack:
+        try:
+            contents = list(unpack(self._cipher.unseal("pack", number, sealed), decompressor).values())
+        except StoreDamaged as error:
+            return OpenedPack(number, {}, str(error.info.details.get("why") or error.info.message))
+        return OpenedPack(number, dict(zip(self._cipher.ids_of(contents), contents, strict=True)))
+
+    async def pack(self, number: int) -> Mapping[bytes, memoryview]:
         """All values of a pack; none when it cannot be read."""
-        return (await self._packs([number], {number: []})).get(number, {})
-
-    async def opened(self, number: int, sealed: bytes) -> dict[bytes, bytes]:
-        """The values of a pack by their ids, which are computed from them. Raises StoreDamaged."""
-        if not isinstance(sealed, bytes) or len(sealed) < THREAD_BYTES:
-            return self._opened(number, sealed)
-        return await to_thread.run_sync(self._opened, number, sealed)
-
-    def _opened(self, number: int, sealed: bytes) -> dict[bytes, bytes]:
-        contents = unpack(self._cipher.unseal("pack", number, sealed), self._decompressor)
-        return {self._cipher.id_of(data): data for data in contents.values()}
+        (found,) = await self._opened_together([number])
+        return found.values
 
     async def value(self, value: bytes) -> bytes:
         """Raises StoreDamaged."""
@@ -211,13 +294,31 @@ class Reader:
             raise unreadable("a value", self.reasons[value])
         return found[value]
 
+    async def segments(self, ids: Iterable[bytes]) -> dict[bytes, Columns | StoreDamaged]:
+        """These segments, or why they cannot be read."""
+        wanted = list(dict.fromkeys(ids))
+        values = await self.values(wanted)
+        if sum(map(len, values.values())) < THREAD_BYTES:
+            return self._decoded(wanted, values)
+        return await to_thread.run_sync(self._decoded, wanted, values)
+
+    def _decoded(self, wanted: Sequence[bytes], values: Mapping[bytes, bytes]) -> dict[bytes, Columns | StoreDamaged]:
+        found: dict[bytes, Columns | StoreDamaged] = {}
+        for one in wanted:
+            try:
+                found[one] = decode_columns(values[one])
+            except KeyError:
+                found[one] = unreadable("a value", self.reasons[one])
+            except ValueError as error:
+                found[one] = unreadable("a segment", str(error))
+        return found
+
     async def segment(self, value: bytes) -> list[Entry]:
         """The entries of a segment. Raises StoreDamaged."""
-        data = await self.value(value)
-        try:
-            return decode_segment(data)
-        except ValueError as error:
-            raise unreadable("a segment", str(error)) from error
+        found = (await self.segments([value]))[value]
+        if isinstance(found, StoreDamaged):
+            raise found
+        return found.entries()
 
     async def entries(self, spans: Iterable[Span]) -> AsyncIterator[list[Entry]]:
         """The entries of each span. Raises StoreDamaged."""
@@ -231,10 +332,18 @@ class Reader:
         """Raises StoreDamaged."""
         return [entry async for part in self.entries(spans) for entry in part]
 
-    async def contents(self, refs: Sequence[Ref]) -> list[bytes | StoreDamaged]:
+    async def contents(self, refs: Iterable[Ref]) -> dict[Ref, bytes | StoreDamaged]:
         """What each of `refs` refers to, or why it cannot be read."""
-        small = await self.values(ref.value for ref in refs)
-        return [await self._content(ref, small) for ref in refs]
+        wanted = set(refs)
+        small = await self.values(ref.value for ref in wanted)
+        found: dict[Ref, bytes | StoreDamaged] = {}
+        for ref in wanted:
+            data = small.get(ref.value)
+            if data is None:
+                found[ref] = unreadable("a value", self.reasons[ref.value])
+            else:
+                found[ref] = await self._joined(data) if ref.chunked else data
+        return found
 
     async def beginnings(self, refs: Sequence[Ref]) -> list[bytes]:
         """The contents, of those in pieces the first piece; empty where it cannot be read."""
@@ -245,18 +354,10 @@ class Reader:
 
     async def content(self, ref: Ref) -> bytes:
         """Raises StoreDamaged."""
-        (found,) = await self.contents([ref])
+        found = (await self.contents([ref]))[ref]
         if isinstance(found, StoreDamaged):
             raise found
         return found
-
-    async def _content(self, ref: Ref, small: Mapping[bytes, bytes]) -> bytes | StoreDamaged:
-        data = small.get(ref.value)
-        if data is None:
-            return unreadable("a value", self.reasons[ref.value])
-        if ref.chunked:
-            return await self._joined(data)
-        return data
 
     async def _joined(self, listing: bytes) -> bytes | StoreDamaged:
         try:
@@ -280,8 +381,19 @@ def _first_piece(listing: bytes) -> bytes:
         return b""
 
 
-def _size(content: Mapping[bytes, bytes]) -> int:
+def _bytes(size: object) -> int:
+    """Damage may have made something else of it."""
+    return size if isinstance(size, int) else OPENED_BYTES
+
+
+def _size(content: Mapping[bytes, memoryview]) -> int:
     return sum(map(len, content.values()))
+
+
+def of_pack(number: object, unread: Mapping[int, str]) -> str:
+    """Why a value that is said to lie in this pack cannot be read; `unread` are packs that cannot be."""
+    why = unread.get(number) if isinstance(number, int) else None
+    return f"pack {number}: {why or 'it does not hold it'}"
 
 
 def unreadable(what: str, why: str) -> StoreDamaged:

@@ -13,7 +13,8 @@ from vllm_mcp_protocol.errors import StoreDamaged
 from vllm_state_persistence.core.manifest import Manifest, Ref, Span, encode_segment, span_of
 from vllm_state_persistence.core.snapshot import Snapshot
 from vllm_state_persistence.store.desk import Work
-from vllm_state_persistence.store.inspection import Inspection, Losses, LostEntries, OpenedPack, damages
+from vllm_state_persistence.store.inspection import Inspection, Losses, LostEntries, damages
+from vllm_state_persistence.store.reading import OpenedPack
 from vllm_state_persistence.store.results import Damage, Repaired
 from vllm_state_persistence.store.schema import dictionaries, packs, states, vals
 from vllm_state_persistence.store.states import (
@@ -39,7 +40,7 @@ async def repair(store: StateStore) -> Repaired:
             await _remove_dangling(inspection)
             lost, rewritten, removed = await _mend_states(work, inspection)
         finally:
-            inspection.sound.close()
+            inspection.notes.close()
         await work.writer.flush()
         await write_census(work.connection, work.cipher, await count_rows(work.connection, work.cipher))
         for number in store.desk.damaged_dictionaries:
@@ -50,20 +51,20 @@ async def repair(store: StateStore) -> Repaired:
 
 async def _mend_index(inspection: Inspection) -> int:
     mended = 0
-    async for pack in inspection.read_packs():
-        mended += await _mend_of_pack(inspection, pack)
+    async for opened in inspection.read_packs():
+        for pack in opened:
+            mended += await _mend_of_pack(inspection, pack)
     return mended
 
 
 async def _mend_of_pack(inspection: Inspection, pack: OpenedPack) -> int:
     """Point to this pack for values that are said to be in none that could be read before it."""
-    places = await inspection.reader.packs_of(list(pack.sound))
-    here = {one for one in pack.sound if places.get(one) == pack.number}
-    elsewhere = await inspection.unsound([one for one in pack.sound if one not in here])
+    here = set(await inspection.reader.in_their_place([pack]))
+    elsewhere = await inspection.unsound(one for one in pack.values if one not in here)
     rows = [{"id": one, "pack": pack.number} for one in elsewhere]
     if rows:
         await inspection.connection.execute(insert(vals).prefix_with("OR REPLACE"), rows)
-    inspection.sound.add(here | set(elsewhere))
+    inspection.notes.add_sound(here | set(elsewhere))
     return len(rows)
 
 
@@ -77,7 +78,7 @@ async def _remove_packs(work: Work, inspection: Inspection) -> None:
 async def _remove_dangling(inspection: Inspection) -> None:
     """What the index names and no pack holds would not be stored again when it is saved again."""
     async for ids in inspection.index_ids():
-        rows = [{"gone": one} for one in inspection.sound.missing(ids)]
+        rows = [{"gone": one} for one in inspection.notes.unsound(ids)]
         if rows:
             await inspection.connection.execute(delete(vals).where(vals.c.id == bindparam("gone")), rows)
 
@@ -92,7 +93,7 @@ async def _mend_states(work: Work, inspection: Inspection) -> tuple[list[Damage]
             lost.append(await _remove_state(work, row, error))
             removed += 1
             continue
-        losses = await inspection.losses(state)
+        (losses,) = await inspection.losses([state])
         if losses:
             lost += damages(state, losses)
             await change_row(work.connection, work.cipher, state.number, await _without(work, state, losses))

@@ -95,13 +95,19 @@ def shown_id(state_id: object) -> str:
 
 def stored_id(state_id: str) -> bytes:
     """Raises StateNotFound for what is no id."""
+    found = _bytes_of(state_id)
+    if not found:
+        raise not_found(state_id)
+    return found
+
+
+def _bytes_of(state_id: str) -> bytes:
+    """Empty for what is no id."""
     try:
         found = bytes.fromhex(state_id.removeprefix("s-"))
     except ValueError:
-        found = b""
-    if len(found) != STATE_ID_BYTES or shown_id(found) != state_id:
-        raise not_found(state_id)
-    return found
+        return b""
+    return found if len(found) == STATE_ID_BYTES and shown_id(found) == state_id else b""
 
 
 def not_found(state_id: str) -> StateNotFound:
@@ -230,6 +236,28 @@ async def by_id(connection: AsyncConnection, cipher: Cipher, state_id: str, *, d
     if row is None:
         raise not_found(state_id)
     return read_row(cipher, row)
+
+
+async def by_ids(
+    connection: AsyncConnection, cipher: Cipher, state_ids: Sequence[str]
+) -> list[StateRow | StateNotFound | StoreDamaged]:
+    """Snapshots that were not dropped, in this order; of one that cannot be read, why."""
+    known = states.c.state_id.in_(bindparam("ids", expanding=True))
+    query = select(states).where(known, states.c.dropped == 0)
+    rows: dict[str, RowMapping] = {}
+    for some in batches(state_ids, IDS_AT_ONCE):
+        stored = [one for state_id in some if (one := _bytes_of(state_id))]
+        rows.update((shown_id(row["state_id"]), row) for row in await survivors(connection, query, "ids", stored))
+    return [_read_or_why(cipher, state_id, rows.get(state_id)) for state_id in state_ids]
+
+
+def _read_or_why(cipher: Cipher, state_id: str, row: RowMapping | None) -> StateRow | StateNotFound | StoreDamaged:
+    if row is None:
+        return not_found(state_id)
+    try:
+        return read_row(cipher, row)
+    except StoreDamaged as error:
+        return error
 
 
 def new_row(cipher: Cipher, snapshot: Snapshot, number: int, pack_bytes: int) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from vllm_state_persistence.core.snapshot import Facts, Snapshot
 from vllm_state_persistence.keys import KeyRing
 from vllm_state_persistence.store.database import BUSY_S, Database
 from vllm_state_persistence.store.desk import Desk, Work, open_desk
-from vllm_state_persistence.store.loading import LoadedState
+from vllm_state_persistence.store.loading import LoadedState, Unread, load_all
 from vllm_state_persistence.store.results import Head, Page, Saved, StateInfo
 from vllm_state_persistence.store.saving import Draft, Extras, Saving, adds_nothing
 from vllm_state_persistence.store.schema import states
@@ -237,6 +237,14 @@ class StateStore:
         async with self.desk.reading() as connection:
             row = await by_id(connection, self.desk.cipher, state_id)
         return LoadedState(self.desk, row)
+
+    def contents(self, state_ids: Sequence[str]) -> AsyncIterator[list[SessionContent | Unread]]:
+        """Many snapshots, whole, in this order; of one that cannot be read, why.
+
+        They come in lists of about `loading.GROUP_BYTES`, which are read together. Raises StoreBusy, and StoreDamaged
+        where the file itself cannot be read.
+        """
+        return load_all(self.desk, state_ids)
 
     async def drop(self, state_ids: Sequence[str]) -> None:
         """Forget snapshots, all or none. `prune` gives their space back. Raises StateNotFound."""

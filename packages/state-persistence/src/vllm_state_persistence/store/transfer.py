@@ -300,7 +300,9 @@ async def salvage(damaged: StateStore, target: StateStore) -> tuple[list[Saved],
     """
     async with damaged.desk.reading() as connection:
         inspection = Inspection(connection, damaged.desk, damaged.desk.reader(connection))
-        damaged.desk.index = {one: pack.number async for pack in inspection.read_packs() for one in pack.sound}
+        damaged.desk.index = {
+            one: pack.number async for opened in inspection.read_packs() for pack in opened for one in pack.values
+        }
         lost = await list_damage(inspection)
     dictionaries = damaged.desk.damaged_dictionaries.items()
     lost += [Damage("", "", "dictionary", str(number), why) for number, why in dictionaries]

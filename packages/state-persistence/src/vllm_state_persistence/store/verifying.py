@@ -1,14 +1,19 @@
 """Verify: is everything that the store says it has there, and (`read_data`) what it was? Changes nothing."""
 
+from collections.abc import Sequence
+from contextlib import suppress
+
 from sqlalchemy.exc import DatabaseError
 
 from vllm_mcp_protocol.errors import StoreDamaged
 from vllm_state_persistence.store.database import is_corrupt
 from vllm_state_persistence.store.desk import Desk
 from vllm_state_persistence.store.inspection import Inspection, damages, file_damage
+from vllm_state_persistence.store.reading import IDS_AT_ONCE
 from vllm_state_persistence.store.results import Damage, Verified
 from vllm_state_persistence.store.schema import states
 from vllm_state_persistence.store.states import (
+    StateRow,
     count_rows,
     newest_first,
     read_census,
@@ -33,13 +38,13 @@ async def verify(store: StateStore, *, read_data: bool = True, session_id: str |
         inspection = Inspection(connection, desk, desk.reader(connection))
         found = await file_damage(connection)
         try:
-            await look_at_values(inspection, read_data=read_data)
+            await _look_at_values(inspection, read_data=read_data)
             found += _of_packs(inspection, desk)
             found += await list_damage(inspection)
-            values = len(inspection.sound)
+            values = inspection.notes.sound
             count, of_states = await _of_states(inspection, session_id)
         finally:
-            inspection.sound.close()
+            inspection.notes.close()
     found += of_states
     return Verified(
         states=count,
@@ -51,14 +56,22 @@ async def verify(store: StateStore, *, read_data: bool = True, session_id: str |
     )
 
 
-async def look_at_values(inspection: Inspection, *, read_data: bool) -> None:
+async def _look_at_values(inspection: Inspection, *, read_data: bool) -> None:
     """Collect the values that can be read where the index says."""
     if not read_data:
         await inspection.look_at_index()
         return
-    async for pack in inspection.read_packs():
-        places = await inspection.reader.packs_of(list(pack.sound))
-        inspection.sound.add(one for one, number in places.items() if number == pack.number)
+    async for packs in inspection.read_packs(await _segments(inspection)):
+        inspection.notes.add_sound(await inspection.reader.in_their_place(packs))
+        del packs  # before the next ones are read
+
+
+async def _segments(inspection: Inspection) -> set[bytes]:
+    found: set[bytes] = set()
+    async for row in newest_first(inspection.connection, states.c.dropped == 0, at_once=IDS_AT_ONCE):
+        with suppress(StoreDamaged):
+            found.update(span.segment for span in read_row(inspection.desk.cipher, row).snapshot.manifest.spans)
+    return found
 
 
 def _of_packs(inspection: Inspection, desk: Desk) -> list[Damage]:
@@ -90,13 +103,20 @@ async def _of_states(inspection: Inspection, session_id: str | None) -> tuple[in
     if session_id is not None:
         conditions.append(states.c.session.in_(session_keys(cipher, session_id)))
     count, found = 0, list[Damage]()
-    async for row in newest_first(inspection.connection, *conditions):
+    sound: list[StateRow] = []
+    async for row in newest_first(inspection.connection, *conditions, at_once=IDS_AT_ONCE):
         count += 1
         try:
-            state = read_row(cipher, row)
+            sound.append(read_row(cipher, row))
         except StoreDamaged as error:
             why = str(error.info.details.get("why", error.info.message))
             found.append(Damage(shown_id(row["state_id"]), "", "snapshot", "", why))
-            continue
-        found += damages(state, await inspection.losses(state))
-    return count, found
+        if len(sound) == IDS_AT_ONCE:
+            found += await _losses(inspection, sound)
+            sound.clear()
+    return count, found + await _losses(inspection, sound)
+
+
+async def _losses(inspection: Inspection, rows: Sequence[StateRow]) -> list[Damage]:
+    losses = zip(rows, await inspection.losses(rows), strict=True)
+    return [damage for row, lost in losses for damage in damages(row, lost)]
