@@ -233,7 +233,7 @@ def _measure(program: Program, what: str, cwd: Path, figures: Figures) -> None:
 
 def _in_a_server(what: str) -> list[str]:
     """What is also measured without the start of a process."""
-    return [f"{what}, work"] if what in (SECOND, RESTORE, VERIFY) else []
+    return [f"{what}, work"] if what in (FIRST, SECOND, RESTORE, VERIFY) else []
 
 
 def _sync_s(folder: Path) -> float:

@@ -20,7 +20,7 @@ from anyio import to_thread
 from vllm_mcp_protocol.hub_client import Hub
 from vllm_mcp_protocol.settings import Settings
 from vllm_state_persistence.background import save_what_changed
-from vllm_state_persistence.saving import Extras, save_session, save_sessions
+from vllm_state_persistence.saving import Extras, save_session
 from vllm_state_persistence.sources.base import Places, Target, Written
 from vllm_state_persistence.sources.claude_code import ClaudeCodeSource
 from vllm_state_persistence.store.verifying import verify
@@ -44,24 +44,21 @@ def settings_of(home: Path, store: Path) -> Settings:
 
 
 async def first(home: Path, store_path: Path) -> Answer:
-    """Save everything."""
-    work, source = _workplace(home, store_path), source_in(home)
-    saved = 0
-    async for outcome in save_sessions(work, [(source, ref) for ref in source.look(None).sessions], Extras()):
-        if outcome.saved is None:
-            raise RuntimeError(f"{outcome.wanted[1].session_id} was not saved: {outcome.problem}")
-        saved += 1
-    await work.aclose()
-    return {"saved": saved}
+    """A snapshot of everything."""
+    return await _snapshot(home, store_path, new_ones=True)
 
 
 async def second(home: Path, store_path: Path) -> Answer:
-    """The background's snapshot of what changed, in a process that runs."""
+    """The background's snapshot of what changed."""
+    return await _snapshot(home, store_path, new_ones=False)
+
+
+async def _snapshot(home: Path, store_path: Path, *, new_ones: bool) -> Answer:
     work = _workplace(home, store_path)
     await work.store()
     started_s = time.perf_counter()
     try:
-        done = await save_what_changed(work)
+        done = await save_what_changed(work, new_ones=new_ones)
         work_s = time.perf_counter() - started_s
     finally:
         await work.aclose()
