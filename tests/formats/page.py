@@ -134,15 +134,13 @@ class Store:
         found: dict[bytes, bytes] = {}
         for number, entries, raw_bytes, sealed in self.rows("SELECT number, entries, raw_bytes, sealed FROM packs"):
             content = Bytes(expanded(self.envelopes.opened(f"pack {number}", sealed), self.dictionaries))
-            lengths: list[int] = []
-            for at in range(content.number()):
-                place = Bytes(content.take(content.take(1)[0]))
-                assert place.number() == at
-                lengths.append(content.number())
-            assert (len(lengths), sum(lengths)) == (entries, raw_bytes)
-            for length in lengths:
-                value = content.take(length)
-                found[self.id_of(value)] = value
+            count = content.big(4)
+            ids = [content.take(20) for _ in range(count)]
+            lengths = [content.big(4) for _ in range(count)]
+            assert (count, sum(lengths)) == (entries, raw_bytes)
+            for one, length in zip(ids, lengths, strict=True):
+                found[one] = content.take(length)
+                assert one == self.id_of(found[one])
             assert content.at == len(content.data)
         assert {value for (value,) in self.rows("SELECT id FROM vals")} <= found.keys()
         return found

@@ -23,7 +23,7 @@ from vllm_state_persistence.core.packs import (
     unpack,
 )
 
-ENTRIES = st.dictionaries(st.binary(min_size=1, max_size=255), st.binary(max_size=300), max_size=8)
+ENTRIES = st.dictionaries(st.binary(min_size=20, max_size=20), st.binary(max_size=300), max_size=8)
 MESSAGES = [
     f'{{"role":"user","id":"{number:05}","parts":[{{"type":"text","text":"Look at file {number % 17}"}}]}}'.encode()
     for number in range(2000)
@@ -40,13 +40,8 @@ def test_a_pack_gives_back_what_it_was_given_in_order(entries: dict[bytes, bytes
 
 @given(ENTRIES)
 def test_a_pack_lies_as_the_document_says(entries: dict[bytes, bytes]) -> None:
-    def number(value: int) -> bytes:
-        return bytes([value]) if value < 128 else bytes([value % 128 + 128]) + number(value // 128)
-
-    content = number(len(entries))
-    for value_id, value in entries.items():
-        content += bytes([len(value_id)]) + value_id + number(len(value))
-    content += b"".join(entries.values())
+    lengths = b"".join(len(value).to_bytes(4, "big") for value in entries.values())
+    content = len(entries).to_bytes(4, "big") + b"".join(entries) + lengths + b"".join(entries.values())
     assert pack(list(entries.items()), None) == struct.pack(">BIQ", 0, 0, len(content)) + content
 
 
@@ -109,7 +104,10 @@ def test_a_damaged_pack_is_refused_or_read_and_nothing_else(
         assert error.info.suggestion  # noqa: PT017
 
 
-@pytest.mark.parametrize("content", [b"", b"\x01", b"\x01\x05abc", b"\x01\x01a\x05abc", b"\x00x", b"\xff" * 20])
+_ONE = b"\0\0\0\1" + bytes(20)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x01", _ONE, _ONE + b"\0\0\0\2a", _ONE + b"\0\0\0\0x", b"\xff" * 40])
 def test_a_table_that_does_not_fit_is_damage(content: bytes) -> None:
     with pytest.raises(StoreDamaged, match="table"):
         unpack(struct.pack(">BIQ", 0, 0, len(content)) + content, None)
@@ -117,10 +115,10 @@ def test_a_table_that_does_not_fit_is_damage(content: bytes) -> None:
 
 def test_ids_stand_once() -> None:
     with pytest.raises(ValueError, match="twice"):
-        pack([(b"a", b"1"), (b"a", b"2")], None)
-    with pytest.raises(ValueError, match="0 bytes"):
+        pack([(bytes(20), b"1"), (bytes(20), b"2")], None)
+    with pytest.raises(ValueError, match="20 bytes"):
         pack([(b"", b"1")], None)
-    twice = b"\x02\x01a\x01\x01a\x01xy"
+    twice = b"\0\0\0\2" + bytes(40) + b"\0\0\0\1" * 2 + b"xy"
     with pytest.raises(StoreDamaged, match="table"):
         unpack(struct.pack(">BIQ", 0, 0, len(twice)) + twice, None)
 
@@ -245,5 +243,5 @@ def test_a_key_for_cutting_must_be_one(length: int) -> None:
 
 def test_packs_of_chunks_need_no_copies_of_them() -> None:
     pieces = cut(sample("words", 200_000), KEY)
-    packed = pack([(bytes([number]), piece) for number, piece in enumerate(pieces)], packs.Compressor())
+    packed = pack([(number.to_bytes(20, "big"), piece) for number, piece in enumerate(pieces)], packs.Compressor())
     assert b"".join(unpack(packed, Decompressor()).values()) == sample("words", 200_000)

@@ -1,13 +1,15 @@
 """Small files that are written whole and read from their end."""
 
+import ctypes
 import errno
 import os
 import shutil
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 from vllm_mcp_protocol.errors import DiskFull
 from vllm_mcp_protocol.units import format_bytes
@@ -16,6 +18,9 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 _SYNCS_AT_ONCE = 4
 """Waiting for the disk together is shorter: a file system's journal takes several files in one commit."""
+
+_WHOLE_FILE_SYSTEMS = 100
+"""From so many files on, one wait for everything on their file system is shorter than one for each of them."""
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -27,28 +32,77 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def write_all_atomic(files: Iterable[tuple[Path, bytes]]) -> None:
-    """`write_atomic` of many files, much faster than one by one. They appear in their order, each of them whole.
+    """`write_atomic` of many files. They appear in their order, each of them whole.
 
     None is replaced before all are on the disk under other names. Where it raises after that, the first ones may have
     been replaced.
     """
-    drafts: list[tuple[Path, Path]] = []
+    with Drafts() as drafts:
+        drafts.add(files)
+        for error in drafts.finish():
+            if error is not None:
+                raise error
+
+
+class Drafts:
+    """Sets of files that are written now and appear together later, much faster than one after the other.
+
+    Nothing that was not finished is left behind when the `with` block ends.
+    """
+
+    def __init__(self) -> None:
+        self._sets: list[list[tuple[Path, Path]]] = []
+        """Of each file its draft, and its path."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for drafts in self._sets:
+            _unlink(drafts)
+
+    def add(self, files: Iterable[tuple[Path, bytes]]) -> None:
+        """Write a set under other names. Raises DiskFull and other OSErrors, and whatever `files` raises; then it is as
+        if this set had not been given."""
+        drafts: list[tuple[Path, Path]] = []
+        try:
+            for path, data in files:
+                # Its writer's alone: two threads of one process may write the same file.
+                name = f".{path.name}.{os.getpid()}-{threading.get_native_id()}-{len(self._sets)}-{len(drafts)}.tmp"
+                drafts.append((path.with_name(name), path))
+                with _explained(path):
+                    _write(drafts[-1][0], data)
+        except BaseException:
+            _unlink(drafts)
+            raise
+        self._sets.append(drafts)
+
+    def finish(self) -> list[Exception | None]:
+        """Let all of them appear, on the disk when it returns; of each set why it could not.
+
+        Raises OSError where nothing can be brought to the disk; then nothing was replaced.
+        """
+        sets, every = self._sets, [pair for drafts in self._sets for pair in drafts]
+        _sync_all([draft for draft, _ in every])
+        done = [_appear(drafts) for drafts in sets]
+        self._sets = [drafts for drafts, error in zip(sets, done, strict=True) if error is not None]
+        _sync_all(list(dict.fromkeys(path.parent for _, path in every)))
+        return done
+
+
+def _appear(drafts: Sequence[tuple[Path, Path]]) -> Exception | None:
     try:
-        for path, data in files:
-            # Its writer's alone: two threads of one process may write the same file.
-            name = f".{path.name}.{os.getpid()}-{threading.get_native_id()}-{len(drafts)}.tmp"
-            drafts.append((path.with_name(name), path))
-            with _explained(path):
-                _write(drafts[-1][0], data)
-        _sync_all([draft for draft, _ in drafts])
         for draft, path in drafts:
             with _explained(path):
                 os.replace(draft, path)
-        _sync_all(list(dict.fromkeys(path.parent for _, path in drafts)))
-    except BaseException:
-        for draft, _ in drafts:
-            draft.unlink(missing_ok=True)
-        raise
+    except (OSError, DiskFull) as error:
+        return error
+    return None
+
+
+def _unlink(drafts: Iterable[tuple[Path, Path]]) -> None:
+    for draft, _ in drafts:
+        draft.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -66,19 +120,39 @@ def _write(path: Path, data: bytes) -> None:
 
 def _sync_all(paths: Sequence[Path]) -> None:
     """Files, or folders."""
-    if len(paths) < 2:
+    if len(paths) >= _WHOLE_FILE_SYSTEMS and _syncfs is not None:
+        for one in {path.stat().st_dev: path for path in paths}.values():
+            _sync([one], _syncfs)
+    elif len(paths) > 1:
+        with ThreadPoolExecutor(_SYNCS_AT_ONCE) as threads:
+            list(threads.map(_sync, [paths[first::_SYNCS_AT_ONCE] for first in range(min(_SYNCS_AT_ONCE, len(paths)))]))
+    else:
         _sync(paths)
-        return
-    with ThreadPoolExecutor(_SYNCS_AT_ONCE) as threads:
-        list(threads.map(_sync, [paths[first::_SYNCS_AT_ONCE] for first in range(min(_SYNCS_AT_ONCE, len(paths)))]))
 
 
-def _sync(paths: Iterable[Path]) -> None:
+def _find_syncfs() -> Callable[[int], None] | None:
+    """syncfs(2) of Linux: everything of a file system to the disk, of whichever program it is."""
+    function = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+    if function is None:
+        return None
+
+    def syncfs(handle: int) -> None:
+        if function(handle):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+
+    return syncfs
+
+
+_syncfs = _find_syncfs()
+
+
+def _sync(paths: Iterable[Path], sync: Callable[[int], None] = os.fsync) -> None:
     for path in paths:
         with _explained(path):
             handle = os.open(path, os.O_RDONLY)
             try:
-                os.fsync(handle)
+                sync(handle)
             finally:
                 os.close(handle)
 

@@ -1,8 +1,15 @@
 """Many saved sessions back into their clients' files: some are read while others are written."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from anyio import create_memory_object_stream, create_task_group, to_thread
+from anyio import (
+    BrokenResourceError,
+    EndOfStream,
+    create_memory_object_stream,
+    create_task_group,
+    from_thread,
+    to_thread,
+)
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from vllm_mcp_protocol.errors import SuiteError
@@ -11,10 +18,7 @@ from vllm_state_persistence.sources.base import Outcome, Source, Target
 from vllm_state_persistence.sources.inline import InlineSource
 from vllm_state_persistence.store.store import StateStore
 
-_WRITERS = 2
-"""One works while the other waits for the disk."""
-
-Read = tuple[list[str], list[SessionContent | SuiteError]]
+Group = list[SessionContent]
 
 
 async def write_back(
@@ -24,53 +28,59 @@ async def write_back(
 
     When it returns, what it wrote outlives power loss. Raises StoreBusy, and StoreDamaged where nothing can be read.
     """
-    send, receive = create_memory_object_stream[Read]()
     found: dict[str, Outcome] = {}
-    trouble: list[SuiteError] = []
+    trouble: list[Exception] = []
     async with create_task_group() as tasks:
-        tasks.start_soon(_read, store, state_ids, send, trouble)
-        async with receive:
-            for _ in range(_WRITERS):
-                tasks.start_soon(_write, receive.clone(), sources, target, found)
-    for error in trouble:  # not out of the group, which would wrap it
-        raise error
+        clients: dict[SourceName, _Client] = {}
+        try:
+            at = 0
+            async for group in store.contents(state_ids):
+                groups: dict[SourceName, Group] = {}
+                for state_id, one in zip(state_ids[at : at + len(group)], group, strict=True):
+                    if isinstance(one, SuiteError):
+                        found[state_id] = one
+                        continue
+                    name = one.ref.source
+                    if name not in clients:
+                        clients[name] = _Client(sources.get(name, InlineSource()))
+                        tasks.start_soon(clients[name].write, target, found, trouble)
+                    clients[name].ids.append(state_id)
+                    groups.setdefault(name, []).append(one)
+                at += len(group)
+                for name, some in groups.items():
+                    await clients[name].send.send(some)
+        except (SuiteError, OSError) as error:
+            trouble.append(error)
+        except BrokenResourceError:
+            pass  # a client's files take nothing, and `trouble` says why
+        for client in clients.values():
+            client.send.close()
+    for problem in trouble:  # not out of the group, which would wrap it
+        raise problem
     return found
 
 
-async def _write(
-    receive: MemoryObjectReceiveStream[Read],
-    sources: Mapping[SourceName, Source],
-    target: Target,
-    found: dict[str, Outcome],
-) -> None:
-    async with receive:
-        async for ids, contents in receive:
-            found.update(zip(ids, await _written(sources, contents, target), strict=True))
+class _Client:
+    """One client's sessions, written in a thread as they come."""
 
+    def __init__(self, source: Source) -> None:
+        self.ids: list[str] = []
+        self.send: MemoryObjectSendStream[Group]
+        self._receive: MemoryObjectReceiveStream[Group]
+        self.send, self._receive = create_memory_object_stream[Group](1)
+        self._source = source
 
-async def _read(
-    store: StateStore, state_ids: Sequence[str], send: MemoryObjectSendStream[Read], trouble: list[SuiteError]
-) -> None:
-    at = 0
-    async with send:
+    async def write(self, target: Target, found: dict[str, Outcome], trouble: list[Exception]) -> None:
         try:
-            async for group in store.contents(state_ids):
-                await send.send((list(state_ids[at : at + len(group)]), list(group)))
-                at += len(group)
-        except SuiteError as error:
+            with self._receive:
+                outcomes = await to_thread.run_sync(self._source.write_many, self._contents(), target)
+            found.update(zip(self.ids, outcomes, strict=True))
+        except (SuiteError, OSError) as error:
             trouble.append(error)
 
-
-async def _written(
-    sources: Mapping[SourceName, Source], contents: Sequence[SessionContent | SuiteError], target: Target
-) -> list[Outcome]:
-    found: dict[int, Outcome] = {at: one for at, one in enumerate(contents) if isinstance(one, SuiteError)}
-    of_client: dict[SourceName, dict[int, SessionContent]] = {}
-    for at, one in enumerate(contents):
-        if isinstance(one, SessionContent):
-            of_client.setdefault(one.ref.source, {})[at] = one
-    for name, some in of_client.items():
-        source = sources.get(name, InlineSource())
-        written = await to_thread.run_sync(source.write_many, list(some.values()), target)
-        found.update(zip(some, written, strict=True))
-    return [found[at] for at in range(len(contents))]
+    def _contents(self) -> Iterator[SessionContent]:
+        while True:
+            try:
+                yield from from_thread.run(self._receive.receive)
+            except EndOfStream:
+                return

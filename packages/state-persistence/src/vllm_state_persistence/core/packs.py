@@ -2,22 +2,23 @@
 
 A **block** is bytes that say themselves how they are compressed: method (0 none, 1 zstd), the number of the store's
 dictionary (u32, 0 for none), the length before compression (u64), then the content. What does not shrink is stored as
-it is. A **pack** is a block whose content is a table (count; of each value the id's length, the id and its own length,
-numbers in seven-bit groups) and then the values one after the other. Contents are any bytes.
+it is. A **pack** is a block whose content is a table (how many values; their ids; their lengths) and then the values,
+one after the other. Contents are any bytes.
 
 Packs are sealed from outside, so what arrives here is what was written; all the same nothing here trusts a length:
 a block claims its size before anything is taken for it, and `BLOCK_LIMIT_BYTES` bounds the claim.
 """
 
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate, pairwise
 
 import zstandard
 
 from vllm_mcp_protocol.errors import StoreDamaged
-from vllm_state_persistence.core.numbers import read_number, write_number
+from vllm_state_persistence.core.ids import ID_BYTES
 
 BLOCK_LIMIT_BYTES = 64 * 1024 * 1024
 """Of one block before compression. Packs hold about 1 MiB; the manifest of 100,000 records has some 8 MB."""
@@ -38,7 +39,7 @@ _TRAINED_LENGTH = 1024
 
 _NONE, _ZSTD = 0, 1
 _BLOCK = struct.Struct(">BIQ")
-_LONGEST_ID = 255
+_COUNT = struct.Struct(">I")
 
 
 @dataclass(frozen=True)
@@ -143,46 +144,29 @@ def expand(block: bytes | memoryview, decompress: Decompressor | None) -> bytes:
 
 
 def pack(entries: Sequence[tuple[bytes, bytes | memoryview]], compress: Compressor | None) -> bytes:
-    """A pack of (id, content), in their order. Raises ValueError for an id twice, empty, or of more than 255 bytes."""
-    table = [write_number(len(entries))]
-    seen: set[bytes] = set()
-    for value_id, content in entries:
-        if not 1 <= len(value_id) <= _LONGEST_ID or value_id in seen:
-            raise ValueError(f"an id of {len(value_id)} bytes, or one that stands twice")
-        seen.add(value_id)
-        table += (bytes((len(value_id),)), value_id, write_number(len(content)))
-    return squeeze(b"".join([*table, *(content for _, content in entries)]), compress)
+    """A pack of (id, content), in their order. Raises ValueError for an id twice, or of another length."""
+    ids = [value_id for value_id, _ in entries]
+    if any(len(one) != ID_BYTES for one in ids) or len(set(ids)) != len(ids):
+        raise ValueError(f"an id that has not {ID_BYTES} bytes, or stands twice")
+    lengths = struct.pack(f">{len(entries)}I", *(len(content) for _, content in entries))
+    return squeeze(b"".join([_COUNT.pack(len(ids)), *ids, lengths, *(content for _, content in entries)]), compress)
 
 
 def unpack(data: bytes | memoryview, decompress: Decompressor | None) -> dict[bytes, memoryview]:
     """The contents by their ids, in the order of `pack`, not copied. Raises StoreDamaged."""
-    content = expand(data, decompress)
+    content = memoryview(expand(data, decompress))
     try:
-        entries, at = _table(content)
-    except (IndexError, ValueError):
+        (count,) = _COUNT.unpack_from(content)
+        at = _COUNT.size + count * ID_BYTES
+        lengths = struct.unpack_from(f">{count}I", content, at)
+    except (struct.error, OverflowError):
         raise _damaged("its table ends early") from None
-    if at + sum(length for _, length in entries) != len(content) or len(dict(entries)) != len(entries):
+    ends = list(accumulate(lengths, initial=at + 4 * count))
+    ids = [bytes(content[start : start + ID_BYTES]) for start in range(_COUNT.size, at, ID_BYTES)]
+    found = {one: content[start:end] for one, (start, end) in zip(ids, pairwise(ends), strict=True)}
+    if ends[-1] != len(content) or len(found) != count:
         raise _damaged("its table does not fit its contents")
-    return dict(_sliced(memoryview(content), entries, at))
-
-
-def _sliced(content: memoryview, entries: Sequence[tuple[bytes, int]], at: int) -> Iterator[tuple[bytes, memoryview]]:
-    for value_id, length in entries:
-        yield value_id, content[at : at + length]
-        at += length
-
-
-def _table(content: bytes) -> tuple[list[tuple[bytes, int]], int]:
-    """Ids and lengths, and where the contents begin. Raises IndexError or ValueError when it ends early."""
-    count, at = read_number(content, 0)
-    entries = []
-    for _ in range(count):
-        begin = at + 1
-        at = begin + content[at]
-        identity = content[begin:at]
-        length, at = (content[at], at + 1) if content[at] <= 0x7F else read_number(content, at)
-        entries.append((identity, length))
-    return entries, at
+    return found
 
 
 def _damaged(why: str) -> StoreDamaged:

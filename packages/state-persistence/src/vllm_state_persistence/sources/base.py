@@ -1,7 +1,7 @@
 """What every source of conversations can do, and how one session is found among them."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ParamSpec, Protocol, TypeVar
@@ -96,7 +96,7 @@ IsKnown = Callable[[str, str], bool]
 """Whether the newest snapshot of a session (its id) was taken when it had this marker."""
 
 
-Outcome = Written | SuiteError | OSError
+Outcome = Written | Exception
 """What came of writing a session."""
 
 
@@ -125,8 +125,9 @@ class Source(Protocol):
         Raises ForceRequired, SourceUnreadable, DiskFull.
         """
 
-    def write_many(self, contents: Sequence[SessionContent], target: Target) -> list[Outcome]:
-        """`write` each of them; what came of it. The trouble of one is not that of the others."""
+    def write_many(self, contents: Iterable[SessionContent], target: Target) -> list[Outcome]:
+        """`write` each of them, as they come; what came of it. The trouble of one is not that of the others. Raises
+        ValueError for a session that stands twice, OSError where the disk takes nothing."""
 
 
 def write_each(
@@ -136,9 +137,7 @@ def write_each(
     return [outcome_of(write, content, target) for content in contents]
 
 
-def outcome_of(
-    work: Callable[Given, Result], *arguments: Given.args, **named: Given.kwargs
-) -> Result | SuiteError | OSError:
+def outcome_of(work: Callable[Given, Result], *arguments: Given.args, **named: Given.kwargs) -> Result | Exception:
     """What came of it, where others must not suffer from its trouble."""
     try:
         return work(*arguments, **named)

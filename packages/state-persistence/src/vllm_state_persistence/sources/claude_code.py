@@ -7,7 +7,7 @@ import re
 import stat
 import unicodedata
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,8 +15,8 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from vllm_mcp_protocol.errors import SessionNotFound, SourceUnreadable, SuiteError
-from vllm_mcp_protocol.files import write_all_atomic
+from vllm_mcp_protocol.errors import SessionNotFound, SourceUnreadable
+from vllm_mcp_protocol.files import Drafts
 from vllm_mcp_protocol.reading import MOST_ENTRIES, names_in, printable, read_regular, reason
 from vllm_state_persistence.core.previews import SHOWN_CHARACTERS, preview_of
 from vllm_state_persistence.core.rows import digest
@@ -105,18 +105,32 @@ class ClaudeCodeSource:
             raise _unreadable(path, reason(error)) from error
 
     def write(self, content: SessionContent, target: Target) -> Written:
-        return self._draft(content, target).write()
+        (outcome,) = self.write_many([content], target)
+        if not isinstance(outcome, Written):
+            raise outcome
+        return outcome
 
-    def write_many(self, contents: Sequence[SessionContent], target: Target) -> list[Outcome]:
-        drafts = [outcome_of(self._draft, content, target) for content in contents]
-        places = [draft.path for draft in drafts if isinstance(draft, Draft)]
-        if len(set(places)) < len(places):
+    def write_many(self, contents: Iterable[SessionContent], target: Target) -> list[Outcome]:
+        outcomes: list[Outcome] = []
+        drafted: list[int] = []
+        places: set[Path] = set()
+        with Drafts() as drafts:
+            for content in contents:
+                outcomes.append(outcome_of(self._add, drafts, places, content, target))
+                if isinstance(outcomes[-1], Written):
+                    drafted.append(len(outcomes) - 1)
+            for place, error in zip(drafted, drafts.finish(), strict=True):
+                if error is not None:
+                    outcomes[place] = error
+        return outcomes
+
+    def _add(self, drafts: Drafts, places: set[Path], content: SessionContent, target: Target) -> Written:
+        draft = self._draft(content, target)
+        if draft.path in places:
             raise ValueError("a session stands twice in what is written")
-        try:
-            write_all_atomic(file for draft in drafts if isinstance(draft, Draft) for file in draft.files())
-        except (SuiteError, OSError):  # of one, or of all: each alone tells
-            return [outcome_of(draft.write) if isinstance(draft, Draft) else draft for draft in drafts]
-        return [draft.written if isinstance(draft, Draft) else draft for draft in drafts]
+        drafts.add(draft.files())
+        places.add(draft.path)
+        return draft.written
 
     def _draft(self, content: SessionContent, target: Target) -> "Draft":
         check_whole(content)
@@ -371,10 +385,6 @@ class Draft:
     path: Path
     beside: Sequence[tuple[PurePosixPath, bytes]]
     rename: Rename
-
-    def write(self) -> Written:
-        write_all_atomic(self.files())
-        return self.written
 
     def files(self) -> Iterator[tuple[Path, bytes]]:
         """What lies beside the transcript before it, so that who sees it finds them. Makes their folders."""

@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from vllm_mcp_protocol.errors import SuiteError
@@ -81,7 +81,7 @@ class CrushSource:
             session_id, records, notes = _write(database, content, target, str(path))
         return Written(self.name, session_id, project, str(path), records, tuple(notes))
 
-    def write_many(self, contents: Sequence[SessionContent], target: Target) -> list[Outcome]:
+    def write_many(self, contents: Iterable[SessionContent], target: Target) -> list[Outcome]:
         return write_each(self.write, contents, target)
 
     def _databases(self, project: Path | None) -> Iterator[tuple[str, Path]]:

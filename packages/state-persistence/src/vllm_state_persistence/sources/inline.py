@@ -1,7 +1,7 @@
 """Messages that the caller gives as they are: for clients whose files are not known here."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from vllm_mcp_protocol.errors import BadInput, NotSupported, SessionNotFound
@@ -37,7 +37,7 @@ class InlineSource:
             suggestion="use target=inline to get the messages back",
         )
 
-    def write_many(self, contents: Sequence[SessionContent], target: Target) -> list[Outcome]:
+    def write_many(self, contents: Iterable[SessionContent], target: Target) -> list[Outcome]:
         return write_each(self.write, contents, target)
 
 

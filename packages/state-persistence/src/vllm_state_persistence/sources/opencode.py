@@ -4,7 +4,7 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from vllm_mcp_protocol.errors import SourceUnreadable, SuiteError
@@ -91,7 +91,7 @@ class OpencodeSource:
             session, count, notes = _write(database, content, target, str(self._path))
         return Written(self.name, str(session["id"]), str(session["directory"]), str(self._path), count, tuple(notes))
 
-    def write_many(self, contents: Sequence[SessionContent], target: Target) -> list[Outcome]:
+    def write_many(self, contents: Iterable[SessionContent], target: Target) -> list[Outcome]:
         return write_each(self.write, contents, target)
 
     def _older(self) -> SourceUnreadable:

@@ -277,10 +277,9 @@ class Reader:
 
     def _opened_one(self, number: int, sealed: bytes, decompressor: Decompressor) -> OpenedPack:
         try:
-            contents = list(unpack(self._cipher.unseal("pack", number, sealed), decompressor).values())
+            return OpenedPack(number, unpack(self._cipher.unseal("pack", number, sealed), decompressor))
         except StoreDamaged as error:
             return OpenedPack(number, {}, str(error.info.details.get("why") or error.info.message))
-        return OpenedPack(number, dict(zip(self._cipher.ids_of(contents), contents, strict=True)))
 
     async def pack(self, number: int) -> Mapping[bytes, memoryview]:
         """All values of a pack; none when it cannot be read."""

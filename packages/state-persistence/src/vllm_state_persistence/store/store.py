@@ -139,8 +139,9 @@ class StateStore:
 
     def ids_of(self, records: Iterable[Record]) -> list[bytes | None]:
         """Ids of contents; None for those that are cut into pieces. May be called in any thread."""
-        identify = self.desk.cipher.id_of
-        return [identify(one.content) if len(one.content) <= LARGE_BYTES else None for one in records]
+        contents = [one.content if len(one.content) <= LARGE_BYTES else None for one in records]
+        ids = iter(self.desk.cipher.ids_of(content for content in contents if content is not None))
+        return [None if content is None else next(ids) for content in contents]
 
     async def save_many(self, chunks: AsyncIterable[Sequence[SaveRequest]], *, compress: bool = True) -> list[Saved]:
         """Save several sessions, each once, in one transaction: all or none. Small ones share packs, and of each chunk

@@ -11,7 +11,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from vllm_state_persistence.core.chunks import LARGE_BYTES, cut
 from vllm_state_persistence.core.manifest import Ref, encode_chunks
-from vllm_state_persistence.core.numbers import write_number
 from vllm_state_persistence.core.packs import Compressor, pack
 from vllm_state_persistence.store.cipher import Cipher
 from vllm_state_persistence.store.reading import THREAD_BYTES, Reader
@@ -138,12 +137,12 @@ class Writer:
             return
         await self._write_sealed()
         self._last_pack += 1
-        contents, raw_bytes, number = list(self._open.values()), self._open_bytes, self._last_pack
+        values, raw_bytes, number = list(self._open.items()), self._open_bytes, self._last_pack
         sealed: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         if raw_bytes < THREAD_BYTES:
-            sealed.set_result(self._sealed(number, contents))
+            sealed.set_result(self._sealed(number, values))
         else:
-            sealed = asyncio.get_running_loop().run_in_executor(None, self._sealed, number, contents)
+            sealed = asyncio.get_running_loop().run_in_executor(None, self._sealed, number, values)
         self._sealing = _Sealing(number, sorted(self._open), raw_bytes, sealed)
         self._open, self._open_bytes = {}, 0
 
@@ -164,10 +163,8 @@ class Writer:
             with CancelScope(shield=True):
                 await asyncio.wait([self._sealing.sealed])
 
-    def _sealed(self, number: int, contents: Sequence[Content]) -> bytes:
-        """In a pack the values have numbers: their ids follow from them, and do not compress."""
-        entries = [(write_number(at), content) for at, content in enumerate(contents)]
-        return self._cipher.seal("pack", number, pack(entries, self.compressor))
+    def _sealed(self, number: int, values: Sequence[tuple[bytes, Content]]) -> bytes:
+        return self._cipher.seal("pack", number, pack(values, self.compressor))
 
 
 @dataclass(frozen=True, slots=True)
