@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from anyio import to_thread
 
+from vllm_mcp_protocol.collector import collector_paused
 from vllm_mcp_protocol.errors import StateNotFound, StoreDamaged, SuiteError
 from vllm_state_persistence.core.engine_capture import EngineCapture
 from vllm_state_persistence.core.session import SessionContent, SessionRef
@@ -106,8 +107,9 @@ async def save_sessions(work: Workplace, wanted: Sequence[Wanted], extras: Extra
     while await reading.more():
         outcomes: list[Outcome] = []
         try:
-            async with aclosing(reading.chunks(outcomes)) as chunks:
-                saved = await store.save_many(chunks, compress=extras.compress)
+            with collector_paused():
+                async with aclosing(reading.chunks(outcomes)) as chunks:
+                    saved = await store.save_many(chunks, compress=extras.compress)
         except (StateNotFound, StoreDamaged):  # of one of them, and no word of which
             outcomes = [one if one.problem else await _outcome(work, one.wanted, extras) for one in outcomes]
         else:

@@ -10,8 +10,10 @@ from anyio import (
     from_thread,
     to_thread,
 )
+from anyio.abc import TaskGroup
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
+from vllm_mcp_protocol.collector import collector_paused
 from vllm_mcp_protocol.errors import SuiteError
 from vllm_state_persistence.core.session import SessionContent, SourceName
 from vllm_state_persistence.sources.base import Outcome, Source, Target
@@ -28,36 +30,54 @@ async def write_back(
 
     When it returns, what it wrote outlives power loss. Raises StoreBusy, and StoreDamaged where nothing can be read.
     """
-    found: dict[str, Outcome] = {}
-    trouble: list[Exception] = []
-    async with create_task_group() as tasks:
-        clients: dict[SourceName, _Client] = {}
-        try:
-            at = 0
-            async for group in store.contents(state_ids):
-                groups: dict[SourceName, Group] = {}
-                for state_id, one in zip(state_ids[at : at + len(group)], group, strict=True):
-                    if isinstance(one, SuiteError):
-                        found[state_id] = one
-                        continue
-                    name = one.ref.source
-                    if name not in clients:
-                        clients[name] = _Client(sources.get(name, InlineSource()))
-                        tasks.start_soon(clients[name].write, target, found, trouble)
-                    clients[name].ids.append(state_id)
-                    groups.setdefault(name, []).append(one)
-                at += len(group)
-                for name, some in groups.items():
-                    await clients[name].send.send(some)
-        except (SuiteError, OSError) as error:
-            trouble.append(error)
-        except BrokenResourceError:
-            pass  # a client's files take nothing, and `trouble` says why
-        for client in clients.values():
-            client.send.close()
-    for problem in trouble:  # not out of the group, which would wrap it
+    writing = _Writing(sources, target)
+    with collector_paused():
+        async with create_task_group() as tasks:
+            try:
+                await writing.hand_out(store, state_ids, tasks)
+            except (SuiteError, OSError) as error:
+                writing.trouble.append(error)
+            except BrokenResourceError:
+                pass  # a client's files take nothing, and `trouble` says why
+            writing.no_more()
+    for problem in writing.trouble:  # not out of the group, which would wrap it
         raise problem
-    return found
+    return writing.found
+
+
+class _Writing:
+    """Hands out what is read, each to its client's thread."""
+
+    def __init__(self, sources: Mapping[SourceName, Source], target: Target) -> None:
+        self.found: dict[str, Outcome] = {}
+        self.trouble: list[Exception] = []
+        self._sources = sources
+        self._target = target
+        self._clients: dict[SourceName, _Client] = {}
+
+    async def hand_out(self, store: StateStore, state_ids: Sequence[str], tasks: TaskGroup) -> None:
+        at = 0
+        async for group in store.contents(state_ids):
+            of_clients: dict[SourceName, Group] = {}
+            for state_id, one in zip(state_ids[at : at + len(group)], group, strict=True):
+                if isinstance(one, SessionContent):
+                    self._client(one.ref.source, tasks).ids.append(state_id)
+                    of_clients.setdefault(one.ref.source, []).append(one)
+                else:
+                    self.found[state_id] = one
+            at += len(group)
+            for name, some in of_clients.items():
+                await self._clients[name].send.send(some)
+
+    def _client(self, name: SourceName, tasks: TaskGroup) -> "_Client":
+        if name not in self._clients:
+            self._clients[name] = _Client(self._sources.get(name, InlineSource()))
+            tasks.start_soon(self._clients[name].write, self._target, self.found, self.trouble)
+        return self._clients[name]
+
+    def no_more(self) -> None:
+        for client in self._clients.values():
+            client.send.close()
 
 
 class _Client:

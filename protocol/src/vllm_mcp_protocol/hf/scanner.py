@@ -4,19 +4,18 @@ A folder may be a Hugging Face cache (`models--org--name`, see `hf.scan.repo`), 
 `org/name` below it hold a config.json), or a model itself.
 """
 
-import gc
 import os
 import re
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
+from vllm_mcp_protocol.collector import collector_paused
 from vllm_mcp_protocol.hf.inventory import CachedRepo, Inventory, PlainModel
 from vllm_mcp_protocol.hf.scan.blobs import SharedBlobs
 from vllm_mcp_protocol.hf.scan.notes import hold
@@ -78,7 +77,7 @@ class InventoryScanner:
 
         `fresh` reads again what did not change; `plain=False` looks for repositories only.
         """
-        with self._lock, _collector_paused():
+        with self._lock, collector_paused():
             found = _Found()
             for folder in _distinct(folders, found):
                 self._scan_folder(folder, found, fresh=fresh, plain=plain)
@@ -158,23 +157,6 @@ def _read_again(known: _Known | None, named: re.Match[str], store: SharedBlobs, 
     if known is not None and known.reading[:2] == reading[:2]:
         reading = reading._replace(repo=known.reading.repo)
     return _Known(reading, newest_ns < started_ns - SETTLED_NS)
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """No garbage collection meanwhile, in the whole process.
-
-    A scan makes many objects, keeps nearly all and leaves no cycles, so that each collection looks through them for
-    nothing: 3 % of the time with 300 repositories, 5 % with 3,000. Scans in several threads may cut the pause short,
-    but none of them leaves the collector off.
-    """
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def _distinct(folders: Sequence[Path], found: _Found) -> Iterator[str]:

@@ -5,6 +5,7 @@ from contextlib import suppress
 
 from sqlalchemy.exc import DatabaseError
 
+from vllm_mcp_protocol.collector import collector_paused
 from vllm_mcp_protocol.errors import StoreDamaged
 from vllm_state_persistence.store.database import is_corrupt
 from vllm_state_persistence.store.desk import Desk
@@ -33,7 +34,11 @@ async def verify(store: StateStore, *, read_data: bool = True, session_id: str |
 
     Without `read_data` it sees what is missing, not what was changed.
     """
-    desk = store.desk
+    with collector_paused():
+        return await _verified(store.desk, read_data, session_id)
+
+
+async def _verified(desk: Desk, read_data: bool, session_id: str | None) -> Verified:
     async with desk.reading() as connection:
         inspection = Inspection(connection, desk, desk.reader(connection))
         found = await file_damage(connection)
