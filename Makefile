@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
 PACKAGES := protocol packages/hub packages/model-manager packages/auto-discovery packages/state-persistence \
-            packages/cli
+            packages/performance-monitor packages/cli
 EDITABLE := $(addprefix -e ./,$(PACKAGES))
 VERSIONS := $(wildcard protocol/src/*/__init__.py packages/*/src/*/__init__.py)
 PYPROJECTS := pyproject.toml $(addsuffix /pyproject.toml,$(PACKAGES))
@@ -69,11 +69,11 @@ format: setup ## Rewrite the sources the way lint wants them
 
 # Resolved for every platform and Python from 3.11 on; hashes, but neither registry addresses nor paths.
 constraints: setup ## Resolve the pins anew into constraints.txt
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \
+	@$(BIN)/uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 --generate-hashes --upgrade \
 	  --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
 	  --no-emit-package vllm-mcp-protocol --no-emit-package vllm-mcp-hub \
 	  --no-emit-package vllm-model-manager --no-emit-package vllm-auto-discovery \
-	  --no-emit-package vllm-state-persistence --no-emit-package vllm-mcp \
+	  --no-emit-package vllm-state-persistence --no-emit-package vllm-performance-monitor --no-emit-package vllm-mcp \
 	  --group dev $(addsuffix /pyproject.toml,$(PACKAGES)) --output-file $(VENV)/constraints.txt
 	@{ sed -n '/^#/p;/^[^#]/q' constraints.txt; echo; cat $(VENV)/constraints.txt; } > $(VENV)/constraints.new
 	@mv $(VENV)/constraints.new constraints.txt

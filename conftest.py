@@ -14,6 +14,7 @@ PACKAGES = (
     "packages/model-manager",
     "packages/auto-discovery",
     "packages/state-persistence",
+    "packages/performance-monitor",
     "packages/cli",
     ".",
 )

@@ -29,6 +29,7 @@ _PACKAGES = (
     "packages/model-manager",
     "packages/auto-discovery",
     "packages/state-persistence",
+    "packages/performance-monitor",
     "packages/cli",
 )
 SOURCES = [ROOT, *(ROOT / package / "src" for package in _PACKAGES)]
