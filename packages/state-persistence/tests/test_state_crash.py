@@ -1,6 +1,7 @@
 """Crashes: whatever is killed, fails or runs out of room, every acknowledged snapshot reads back, nothing half-written
 is visible, and the next save goes on."""
 
+import asyncio
 import os
 import random
 import resource
@@ -8,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
@@ -16,11 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from anyio import to_thread
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
 from tests.stores import OTHER_RING, RING, everything, make_record, make_records, make_session, records_of
 from vllm_mcp_protocol.errors import DiskFull, StateTrouble, SuiteError
+from vllm_state_persistence.core.packs import Compressor
 from vllm_state_persistence.core.session import Record
 from vllm_state_persistence.store.maintenance import prune, rotate_key
 from vllm_state_persistence.store.repairing import repair
@@ -235,6 +239,36 @@ async def test_a_save_that_was_undone_leaves_nothing_in_memory(tmp_path: Path) -
         expected = [make_record(0), *(make_record(number, "kept") for number in range(1, 33))]
         assert await records_of(store, saved.state_id) == expected
         assert len((await store.load(saved.state_id)).manifest.spans) < 32
+
+
+async def test_a_save_that_is_cancelled_waits_for_the_thread_that_still_compresses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """zstd's contexts serve one thread at a time: the next save in another one would crash the process."""
+    begun, go_on, ended = threading.Event(), threading.Event(), threading.Event()
+    compress = Compressor.compress
+
+    def slow(compressor: Compressor, data: bytes) -> tuple[bytes, int]:
+        begun.set()
+        assert go_on.wait(30)
+        small = compress(compressor, data)
+        ended.set()
+        return small
+
+    async with await StateStore.open(tmp_path / "state.db", RING) as store:
+        monkeypatch.setattr(Compressor, "compress", slow)
+        saving = asyncio.create_task(store.save(make_session([make_record(1, "x" * 300_000)]), at=1))
+        await to_thread.run_sync(begun.wait)
+        for _ in range(3):
+            await asyncio.sleep(0.01)  # it comes to where it waits for the thread
+        saving.cancel()
+        await asyncio.wait([saving], timeout=0.1)
+        early = saving.done()
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await saving
+        assert (early, ended.is_set()) == (False, True)
+        assert (await store.states()).items == []
 
 
 async def test_a_full_disk_is_named_and_nothing_is_half_written(tmp_path: Path) -> None:

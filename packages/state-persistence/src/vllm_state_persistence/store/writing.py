@@ -149,8 +149,9 @@ class Writer:
     async def _write_sealed(self) -> None:
         if self._sealing is None:
             return
-        closed, self._sealing = self._sealing, None
-        sealed = await closed.sealed
+        closed = self._sealing
+        sealed = await asyncio.shield(closed.sealed)  # where this is cancelled, the thread goes on: see `let_go`
+        self._sealing = None
         row = {"number": closed.number, "entries": len(closed.ids), "raw_bytes": closed.raw_bytes, "sealed": sealed}
         await self._connection.execute(insert(packs), row)
         rows = [(identity, closed.number) for identity in closed.ids]
