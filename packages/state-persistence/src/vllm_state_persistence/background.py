@@ -57,7 +57,9 @@ async def _changed_sessions(work: Workplace, new_ones: bool) -> tuple[list[Wante
     for source in work.sources():
         known = partial(marks.has, source.name)
         look = await to_thread.run_sync(source.look, None, known)
-        saved = [ref for ref in look.sessions if new_ones or marks.knows(ref.source, ref.session_id)]
+        # One that lies in several places (a folder was copied, projects share a database) is what it is in the newest.
+        once = {ref.session_id: ref for ref in reversed(look.sessions)}.values()
+        saved = [ref for ref in once if new_ones or marks.knows(ref.source, ref.session_id)]
         changed += ((source, ref) for ref in saved if not known(ref.session_id, ref.marker))
         unchanged += look.unchanged + sum(known(ref.session_id, ref.marker) for ref in saved)
     return changed, unchanged
