@@ -324,6 +324,21 @@ async def test_a_table_put_back_from_an_older_file_is_noticed(tmp_path: Path, ta
         assert found
 
 
+@pytest.mark.parametrize("count", [3, 300])
+async def test_an_index_that_points_to_the_wrong_packs_is_noticed_and_mended(tmp_path: Path, count: int) -> None:
+    async with await StateStore.open(tmp_path / "state.db", RING) as store:
+        for name, first in (("one", 0), ("two", 1000)):
+            await store.save(make_session(make_records(count, first), session_id=name), at=1)
+        before = await everything(store)
+        ((one,), (two,)) = _rows(store.path, "SELECT max(id) FROM vals GROUP BY pack ORDER BY pack")
+        for identity, pack in ((one, 2), (two, 1)):
+            _change(store.path, "UPDATE vals SET pack = ? WHERE id = ?", pack, identity)
+        assert not (await verify(store)).sound
+        assert (await repair(store)).index_rows_mended == 2
+        assert (await verify(store)).sound
+        assert await everything(store) == before
+
+
 async def test_an_index_that_lost_rows_is_mended_from_the_packs(tmp_path: Path) -> None:
     path = tmp_path / "state.db"
     await _three_sessions(path)

@@ -21,7 +21,7 @@ from vllm_mcp_protocol.errors import StoreDamaged
 from vllm_state_persistence.core.ids import ID_BYTES
 
 BLOCK_LIMIT_BYTES = 64 * 1024 * 1024
-"""Of one block before compression. Packs hold about 1 MiB; the manifest of 100,000 records has some 8 MB."""
+"""Of one block before compression. Packs hold about 4 MiB; the manifest of 100,000 records has some 8 MB."""
 
 LEVEL = 3
 WINDOW_LOG = 22

@@ -156,7 +156,7 @@ class Inspection:
             last = ids[-1]
 
     async def read_packs(self, segments: Collection[bytes] = ()) -> AsyncIterator[list[OpenedPack]]:
-        """Read every pack, and compute the id of each value; some at a time, without those that cannot be read.
+        """Read every pack, some at a time; without those that cannot be read.
 
         What these segments refer to is noted.
         """

@@ -23,6 +23,9 @@ IDS_AT_ONCE = 500
 LOOKUP_IDS = 8192
 """Values that one look into the index asks for; SQLite takes 32,766 parameters."""
 
+_COUNTED_VALUES = 200
+"""Of a pack with so many values the index is asked how many it has there, and not for each."""
+
 CACHE_BYTES = 12 * 1024 * 1024
 """Content of packs that a reader keeps. A session's values lie in few packs, in order."""
 
@@ -104,7 +107,7 @@ class OpenedPack(NamedTuple):
 
     number: int
     values: Mapping[bytes, memoryview]
-    """By their ids, which are computed from them; parts of the pack, not copies."""
+    """By their ids, as the pack has them; parts of the pack, not copies."""
     why: str = ""
     """Why it cannot be read."""
 
@@ -182,23 +185,22 @@ class Reader:
 
     async def in_their_place(self, opened: Sequence[OpenedPack]) -> list[bytes]:
         """The values of these packs that the index says to lie there."""
-        ids = [one for pack in opened for one in pack.values]
-        if not ids or await self._all_in_their_place(opened, ids):
-            return ids
-        places = await self.packs_of(ids)
+        asked = [pack for pack in opened if not await self._all_in_their_place(pack)]
+        places = await self.packs_of([one for pack in asked for one in pack.values])
+        places.update((one, pack.number) for pack in opened if pack not in asked for one in pack.values)
         return [one for pack in opened for one in pack.values if places.get(one) == pack.number]
 
-    async def _all_in_their_place(self, opened: Sequence[OpenedPack], ids: Sequence[bytes]) -> bool:
-        """Nearly always so, and much faster than to ask for each value."""
-        if len(ids) > LOOKUP_IDS or self._index:
+    async def _all_in_their_place(self, pack: OpenedPack) -> bool:
+        """Nearly always so, and of a large pack found out much faster than by asking for each value."""
+        if not _COUNTED_VALUES <= len(pack.values) <= LOOKUP_IDS or self._index:
             return False
         try:
-            counts = dict(tuple(row) for row in await self._ask_index("pack, count(*)", ids, "GROUP BY pack"))
+            ((count,),) = await self._ask_index("count(*)", list(pack.values), f"AND pack = {pack.number:d}")
         except DatabaseError as error:
             if not is_corrupt(error):
                 raise
             return False
-        return all(counts.get(pack.number) == len(pack.values) for pack in opened)
+        return bool(count == len(pack.values))
 
     async def values(self, ids: Iterable[bytes]) -> dict[bytes, bytes]:
         """These values; without those that cannot be read, for which `reasons` says why."""
