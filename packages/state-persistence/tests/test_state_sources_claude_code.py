@@ -1,13 +1,18 @@
 """Claude Code's transcripts are kept byte for byte, read from their tail, and written where the client looks."""
 
+import asyncio
 import hashlib
+import itertools
 import json
 import os
 import sqlite3
+import threading
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from anyio import to_thread
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,7 +28,7 @@ from vllm_mcp_protocol.errors import (
 from vllm_state_persistence.core.session import Known, Record, SessionContent
 from vllm_state_persistence.core.transcripts import munged
 from vllm_state_persistence.core.values import encode
-from vllm_state_persistence.sources.base import CURRENT, Places, Previous, Target, Written, find_session
+from vllm_state_persistence.sources.base import CURRENT, Outcome, Places, Previous, Target, Written, find_session
 from vllm_state_persistence.sources.claude_code import ClaudeCodeSource, preview
 from vllm_state_persistence.sources.inline import inline_content
 from vllm_state_persistence.store.store import StateStore
@@ -254,6 +259,71 @@ async def test_saved_sessions_are_written_back_each_to_its_client(tmp_path: Path
             await write_back(store, {}, ids, Target())
     assert [type(done[one]) for one in ("s-none", *ids)] == [StateNotFound, Written, NotSupported]
     assert path.read_bytes() == lines(said(1, "hello"))
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("ends", ["cancelled", "trouble", "bug"])
+async def test_sessions_that_do_not_all_come_leave_no_transcript(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    """Whatever its thread does at that moment: it must not wait for more for ever."""
+    transcript(tmp_path, lines(said(1, "hello")))
+    saved = taken(tmp_path)
+    writes, given_up = threading.Event(), threading.Event()
+
+    class Slow(ClaudeCodeSource):
+        def write_many(self, contents: Iterable[SessionContent], target: Target) -> list[Outcome]:
+            if ends == "bug":
+                raise ValueError("a bug")
+            contents = iter(contents)
+            first = next(contents)
+            writes.set()
+            assert given_up.wait(30)
+            return super().write_many(itertools.chain([first], contents), target)
+
+    async def contents(_: list[str]) -> AsyncIterator[list[SessionContent]]:
+        yield [saved]
+        await to_thread.run_sync(writes.wait, 0.5)
+        if ends == "trouble":
+            given_up.set()
+            raise StoreDamaged("x", suggestion="y")
+        yield [saved]
+        await asyncio.sleep(30)
+
+    async with await StateStore.open(tmp_path / "state.db", RING) as store:
+        monkeypatch.setattr(store, "contents", contents)
+        source = Slow(Places.of({"HOME": str(tmp_path / "new")}))
+        work = asyncio.create_task(write_back(store, {"claude-code": source}, ["s-1", "s-2"], Target()))
+        await asyncio.sleep(0.1)
+        if ends == "cancelled":
+            work.cancel()
+            await asyncio.sleep(0.05)
+            given_up.set()
+        await asyncio.wait([work], timeout=10)
+        assert work.done()
+        with pytest.raises({"cancelled": asyncio.CancelledError, "trouble": StoreDamaged, "bug": ValueError}[ends]):
+            await work
+    assert not list((tmp_path / "new").rglob("*.jsonl"))
+
+
+def test_a_project_that_no_path_can_name_is_restored_into_its_folder(tmp_path: Path) -> None:
+    path = transcript(tmp_path, lines(said(1, "hello", cwd="/home/me/\0x")))
+    (ref,) = source(tmp_path).look(None).sessions
+    content = source(tmp_path).read(ref, None)
+    path.unlink()
+    assert Path(source(tmp_path).write(content, Target(same=True)).location) == path
+
+
+def test_a_session_that_lies_in_two_folders_is_what_it_is_in_the_newer_one(tmp_path: Path) -> None:
+    old = transcript(tmp_path, lines(said(1, "hello")))
+    new = transcript(tmp_path, lines(said(1, "hello"), said(2, "more")), project="/home/me/a-copy")
+    os.utime(old, (1, 1))
+    (ref,) = source(tmp_path).look(None).sessions
+    assert ref.location == str(new)
+    found = source(tmp_path).look(None, lambda session_id, marker: marker == ref.marker)
+    assert (found.sessions, found.unchanged) == ([], 1)
+    (ref,) = source(tmp_path).look(Path("/home/me/x")).sessions
+    assert ref.location == str(old)
 
 
 def test_what_lies_beside_a_transcript_is_saved_and_restored_with_it(tmp_path: Path) -> None:

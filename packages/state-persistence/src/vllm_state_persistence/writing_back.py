@@ -28,18 +28,21 @@ async def write_back(
 ) -> dict[str, Outcome]:
     """Write these snapshots, of different sessions, each as a session of its client; what came of each.
 
-    When it returns, what it wrote outlives power loss. Raises StoreBusy, and StoreDamaged where nothing can be read.
+    When it returns, what it wrote outlives power loss. Raises StoreBusy, and StoreDamaged where nothing can be read:
+    then, and when it is cancelled while it reads, no transcript appears; rows of databases may have been written.
     """
     writing = _Writing(sources, target)
     with collector_paused():
         async with create_task_group() as tasks:
             try:
                 await writing.hand_out(store, state_ids, tasks)
+                writing.complete = True
             except (SuiteError, OSError) as error:
                 writing.trouble.append(error)
             except BrokenResourceError:
                 pass  # a client's files take nothing, and `trouble` says why
-            writing.no_more()
+            finally:
+                writing.no_more()  # else its threads would wait for ever
     for problem in writing.trouble:  # not out of the group, which would wrap it
         raise problem
     return writing.found
@@ -51,8 +54,10 @@ class _Writing:
     def __init__(self, sources: Mapping[SourceName, Source], target: Target) -> None:
         self.found: dict[str, Outcome] = {}
         self.trouble: list[Exception] = []
+        self.complete = False
+        """Whether all was handed out."""
         self._sources = sources
-        self._target = target
+        self.target = target
         self._clients: dict[SourceName, _Client] = {}
 
     async def hand_out(self, store: StateStore, state_ids: Sequence[str], tasks: TaskGroup) -> None:
@@ -72,7 +77,7 @@ class _Writing:
     def _client(self, name: SourceName, tasks: TaskGroup) -> "_Client":
         if name not in self._clients:
             self._clients[name] = _Client(self._sources.get(name, InlineSource()))
-            tasks.start_soon(self._clients[name].write, self._target, self.found, self.trouble)
+            tasks.start_soon(self._clients[name].write, self)
         return self._clients[name]
 
     def no_more(self) -> None:
@@ -90,17 +95,25 @@ class _Client:
         self.send, self._receive = create_memory_object_stream[Group](1)
         self._source = source
 
-    async def write(self, target: Target, found: dict[str, Outcome], trouble: list[Exception]) -> None:
+    async def write(self, writing: _Writing) -> None:
         try:
             with self._receive:
-                outcomes = await to_thread.run_sync(self._source.write_many, self._contents(), target)
-            found.update(zip(self.ids, outcomes, strict=True))
-        except (SuiteError, OSError) as error:
-            trouble.append(error)
+                outcomes = await to_thread.run_sync(self._source.write_many, self._contents(writing), writing.target)
+            writing.found.update(zip(self.ids, outcomes, strict=True))
+        except _GivenUp:
+            pass
+        except Exception as error:
+            writing.trouble.append(error)
 
-    def _contents(self) -> Iterator[SessionContent]:
+    def _contents(self, writing: _Writing) -> Iterator[SessionContent]:
         while True:
             try:
                 yield from from_thread.run(self._receive.receive)
             except EndOfStream:
+                if not writing.complete:
+                    raise _GivenUp from None
                 return
+
+
+class _GivenUp(Exception):
+    """Not all of the sessions come: none of them is to appear."""

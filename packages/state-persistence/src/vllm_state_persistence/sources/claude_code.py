@@ -72,6 +72,15 @@ class ClaudeCodeSource:
 
     def look(self, project: Path | None, known: IsKnown | None = None) -> Found:
         found = Found()
+        for path, has_folder in self._transcripts(project, found):
+            beside = _files_beside(path.with_suffix("")) if has_folder else []
+            _look_at(path, beside, project, known, found)
+        found.sessions = newest_first(found.sessions)
+        return found
+
+    def _transcripts(self, project: Path | None, found: Found) -> list[tuple[Path, bool]]:
+        """Each session's, and whether a folder may lie beside it; of one that lies in several folders, the newest."""
+        places: dict[str, tuple[Path, bool]] = {}
         for folder in self._folders(project):
             try:
                 names = names_in(str(folder))
@@ -81,11 +90,10 @@ class ClaudeCodeSource:
             there = set(names)
             for name in sorted(names)[:MOST_ENTRIES]:
                 if _SESSION_FILE.fullmatch(name):
-                    session_id = name.removesuffix(".jsonl")
-                    beside = _files_beside(folder / session_id) if session_id in there else []
-                    _look_at(folder / name, beside, project, known, found)
-        found.sessions = newest_first(found.sessions)
-        return found
+                    path = folder / name
+                    if name not in places or _changed_ns(path) > _changed_ns(places[name][0]):
+                        places[name] = path, name.removesuffix(".jsonl") in there
+        return list(places.values())
 
     def sessions(self, project: Path | None) -> list[SessionRef]:
         return sessions_of(self.look(project))
@@ -172,6 +180,12 @@ def _look_at(path: Path, beside: Sequence[Beside], project: Path | None, known: 
         return  # deleted since it was listed
     except OSError as error:
         found.problems.append(_unreadable(path, reason(error)))
+
+
+def _changed_ns(path: Path) -> int:
+    with suppress(OSError):
+        return os.lstat(path).st_mtime_ns
+    return 0
 
 
 def _opened(path: Path) -> BinaryIO:
@@ -360,9 +374,10 @@ def preview(record: Record) -> str:
 
 def _project_of(content: SessionContent, target: Target) -> str:
     """The folder as Claude Code names it to itself: links followed, and in Unicode's composed form."""
-    if target.project is None and not os.path.isabs(content.ref.project):
-        return content.ref.project  # its transcript never said where it belongs
-    return unicodedata.normalize("NFC", os.path.realpath(target.project or content.ref.project))
+    saved = content.ref.project
+    if target.project is None and (not os.path.isabs(saved) or "\0" in saved):
+        return saved  # its transcript never said where it belongs
+    return unicodedata.normalize("NFC", os.path.realpath(target.project or saved))
 
 
 _munged = lru_cache(maxsize=256)(munged)
