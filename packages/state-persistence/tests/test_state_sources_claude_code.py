@@ -306,6 +306,18 @@ async def test_sessions_that_do_not_all_come_leave_no_transcript(
     assert not list((tmp_path / "new").rglob("*.jsonl"))
 
 
+def test_what_a_killed_restore_left_is_removed_by_a_later_one(tmp_path: Path) -> None:
+    path = transcript(tmp_path, lines(said(1, "hello")))
+    left = [path.with_name(f".{OTHER}.jsonl.17-{number}-0-0.tmp") for number in (1, 2)]
+    others = [path.with_name(name) for name in (".mine.tmp", f".{OTHER}.jsonl")]
+    for file in (*left, *others):
+        file.write_bytes(b"half")
+        os.utime(file, (1, 1))
+    left[1].touch()  # somebody may be writing it
+    source(tmp_path).write(taken(tmp_path), Target())
+    assert [file.exists() for file in (*left, *others)] == [False, True, True, True]
+
+
 def test_a_project_that_no_path_can_name_is_restored_into_its_folder(tmp_path: Path) -> None:
     path = transcript(tmp_path, lines(said(1, "hello", cwd="/home/me/\0x")))
     (ref,) = source(tmp_path).look(None).sessions

@@ -1,13 +1,15 @@
-"""Small files that are written whole and read from their end."""
+"""Files that are written whole, one or many together, and read from their end."""
 
 import ctypes
 import errno
 import os
+import re
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
@@ -21,6 +23,9 @@ _SYNCS_AT_ONCE = 4
 
 _WHOLE_FILE_SYSTEMS = 100
 """From so many files on, one wait for everything on their file system is shorter than one for each of them."""
+
+_DRAFT = re.compile(r"\..+\.\d+-\d+-\d+-\d+\.tmp")
+_ABANDONED_S = 86_400.0
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -50,9 +55,12 @@ class Drafts:
     Nothing that was not finished is left behind when the `with` block ends.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, sweep: bool = False) -> None:
+        """With `sweep`, what writers that were killed a day ago or more have left in the same folders is removed."""
         self._sets: list[list[tuple[Path, Path]]] = []
         """Of each file its draft, and its path."""
+        self._sweeps = sweep
+        self._swept: set[Path] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -67,6 +75,9 @@ class Drafts:
         drafts: list[tuple[Path, Path]] = []
         try:
             for path, data in files:
+                if self._sweeps and path.parent not in self._swept:
+                    self._swept.add(path.parent)
+                    _sweep(path.parent)
                 # Its writer's alone: two threads of one process may write the same file.
                 name = f".{path.name}.{os.getpid()}-{threading.get_native_id()}-{len(self._sets)}-{len(drafts)}.tmp"
                 drafts.append((path.with_name(name), path))
@@ -98,6 +109,15 @@ def _appear(drafts: Sequence[tuple[Path, Path]]) -> Exception | None:
     except (OSError, DiskFull) as error:
         return error
     return None
+
+
+def _sweep(folder: Path) -> None:
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if _DRAFT.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                with suppress(OSError):
+                    if time.time() - entry.stat(follow_symlinks=False).st_mtime > _ABANDONED_S:
+                        os.unlink(entry.path)
 
 
 def _unlink(drafts: Iterable[tuple[Path, Path]]) -> None:

@@ -122,7 +122,7 @@ class ClaudeCodeSource:
         outcomes: list[Outcome] = []
         drafted: list[int] = []
         places: set[Path] = set()
-        with Drafts() as drafts:
+        with Drafts(sweep=True) as drafts:
             for content in contents:
                 outcomes.append(outcome_of(self._add, drafts, places, content, target))
                 if isinstance(outcomes[-1], Written):
