@@ -275,7 +275,10 @@ def test_a_damaged_store_is_salvaged_into_a_new_one(
     (site.state / "state.db").rename(whole)
     assert run_command(["salvage", str(whole)]) == 0
     assert "1 snapshots saved" in capsys.readouterr().out
-    assert run_command(["salvage", str(tmp_path / "none.db")]) == 2
+    (tmp_path / "link.db").symlink_to(site.state / "state.db")
+    for wrong, why in (("none.db", "is no file"), ("link.db", "is the store itself")):
+        assert run_command(["salvage", str(tmp_path / wrong)]) == 2
+        assert why in capsys.readouterr().err
     (site.state / "state.db").unlink()
     data = whole.read_bytes()
     whole.write_bytes(data[: len(data) // 3])

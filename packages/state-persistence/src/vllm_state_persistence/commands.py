@@ -195,8 +195,11 @@ async def _salvage(settings: Settings, options: argparse.Namespace) -> int:
     from vllm_state_persistence.workplace import open_store, store_path
 
     path = options.path.absolute()
-    if not path.is_file() or path == store_path(settings):
-        print(f"{path} is no other file than the store's own. Name the damaged file, moved aside.", file=sys.stderr)
+    if not path.is_file():
+        print(f"{path} is no file.", file=sys.stderr)
+        return EXIT_USAGE
+    if store_path(settings).exists() and path.samefile(store_path(settings)):
+        print(f"{path} is the store itself. Move it aside, and name it there.", file=sys.stderr)
         return EXIT_USAGE
     keys = KeyRing.from_settings(settings, prepare_state_dir(state_dir(settings)))
     async with await StateStore.open(path, keys, salvage=True) as damaged, await open_store(settings) as store:
