@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllm_mcp_protocol.errors import DiskFull
-from vllm_mcp_protocol.files import disk_error, read_end, write_all_atomic, write_atomic
+from vllm_mcp_protocol.files import Drafts, disk_error, read_end, write_all_atomic, write_atomic
 
 
 def test_a_file_is_replaced_whole_and_is_its_owners_alone(tmp_path: Path) -> None:
@@ -34,7 +34,7 @@ def test_what_cannot_be_replaced_leaves_nothing_behind(tmp_path: Path) -> None:
 _WRITE_WITH_A_LIMIT = f"""
 import resource, signal, sys
 from pathlib import Path
-from vllm_mcp_protocol.files import write_atomic
+from vllm_mcp_protocol.files import Drafts, write_atomic
 signal.signal({int(signal.SIGXFSZ)}, signal.SIG_IGN)
 resource.setrlimit({resource.RLIMIT_FSIZE}, (1000, 1000))
 write_atomic(Path(sys.argv[1]), bytes(5000))
@@ -82,3 +82,15 @@ def test_the_end_is_the_end(tmp_path_factory: pytest.TempPathFactory, content: b
     assert read_end(path, limit) == content[-limit:]
     kept = content if since > len(content) else content[since:]
     assert read_end(path, limit, since_byte=since) == kept[-limit:]
+
+
+def test_a_file_that_came_meanwhile_is_not_replaced_unless_that_is_wanted(tmp_path: Path) -> None:
+    with Drafts() as drafts:
+        for name, replace in (("a", False), ("b", False), ("c", True)):
+            drafts.add([(tmp_path / name, b"ours")], replace=replace)
+        for name in ("b", "c"):
+            (tmp_path / name).write_bytes(b"theirs")
+        first, second, third = drafts.finish()
+    assert (first, type(second), third) == (None, FileExistsError, None)
+    assert [(tmp_path / name).read_bytes() for name in "abc"] == [b"ours", b"theirs", b"ours"]
+    assert sorted(os.listdir(tmp_path)) == ["a", "b", "c"]

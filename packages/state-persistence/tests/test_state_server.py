@@ -286,6 +286,31 @@ def test_a_damaged_store_is_salvaged_into_a_new_one(
     assert capsys.readouterr().err
 
 
+def test_saved_conversations_are_written_back_by_hand(
+    site: HubSite, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("VLLM_HUB_DIR", str(site.state))
+    monkeypatch.setenv("ENCRYPTION_KEY", site.env["ENCRYPTION_KEY"])
+    names = [f"00000000-0000-4000-8000-00000000000{number}" for number in range(3)]
+    for name in names:
+        _say_something(tmp_path / "home", name)
+    assert run_command(["snapshot", "--all"]) == 0
+    projects = tmp_path / "home/.claude/projects"
+    before = {path.name: path.read_bytes() for path in projects.rglob("*.jsonl")}
+    for path in projects.rglob("*.jsonl"):
+        path.unlink()
+    assert run_command(["restore"]) == 2
+    assert run_command(["restore", names[0], "nobody"]) == 1
+    told = capsys.readouterr()
+    assert ("1 conversations written" in told.out, "nobody: there is no snapshot" in told.err) == (True, True)
+    assert run_command(["restore", "--all"]) == 1  # one is there already
+    assert "2 conversations written" in capsys.readouterr().out
+    assert {path.name: path.read_bytes() for path in projects.rglob("*.jsonl")} == before
+    assert run_command(["restore", "--all", "--force"]) == 0
+    assert run_command(["restore", "--all", "--new"]) == 0
+    assert len(list(projects.rglob("*.jsonl"))) == 6
+
+
 async def test_one_save_may_go_without_compression(modern: Desk) -> None:
     text = [{"role": "user", "content": "the same words " * 600}]
     plain = await modern.save(text, session_id="plain", compression=False)

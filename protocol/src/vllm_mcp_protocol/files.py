@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 from vllm_mcp_protocol.errors import DiskFull
 from vllm_mcp_protocol.units import format_bytes
@@ -49,6 +49,12 @@ def write_all_atomic(files: Iterable[tuple[Path, bytes]]) -> None:
                 raise error
 
 
+class _Set(NamedTuple):
+    drafts: list[tuple[Path, Path]]
+    """Of each file its draft, and its path."""
+    replaces: bool
+
+
 class Drafts:
     """Sets of files that are written now and appear together later, much faster than one after the other.
 
@@ -57,8 +63,7 @@ class Drafts:
 
     def __init__(self, *, sweep: bool = False) -> None:
         """With `sweep`, what writers that were killed a day ago or more have left in the same folders is removed."""
-        self._sets: list[list[tuple[Path, Path]]] = []
-        """Of each file its draft, and its path."""
+        self._sets: list[_Set] = []
         self._sweeps = sweep
         self._swept: set[Path] = set()
 
@@ -66,12 +71,13 @@ class Drafts:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for drafts in self._sets:
-            _unlink(drafts)
+        for one in self._sets:
+            _unlink(one.drafts)
 
-    def add(self, files: Iterable[tuple[Path, bytes]]) -> None:
-        """Write a set under other names. Raises DiskFull and other OSErrors, and whatever `files` raises; then it is as
-        if this set had not been given."""
+    def add(self, files: Iterable[tuple[Path, bytes]], *, replace: bool = True) -> None:
+        """Write a set under other names. Without `replace` its last file appears only where there is none, and
+        FileExistsError is what became of the set. Raises DiskFull and other OSErrors, and whatever `files` raises; then
+        it is as if this set had not been given."""
         drafts: list[tuple[Path, Path]] = []
         try:
             for path, data in files:
@@ -86,26 +92,30 @@ class Drafts:
         except BaseException:
             _unlink(drafts)
             raise
-        self._sets.append(drafts)
+        self._sets.append(_Set(drafts, replace))
 
     def finish(self) -> list[Exception | None]:
         """Let all of them appear, on the disk when it returns; of each set why it could not.
 
         Raises OSError where nothing can be brought to the disk; then nothing was replaced.
         """
-        sets, every = self._sets, [pair for drafts in self._sets for pair in drafts]
+        sets, every = self._sets, [pair for one in self._sets for pair in one.drafts]
         _sync_all([draft for draft, _ in every])
-        done = [_appear(drafts) for drafts in sets]
-        self._sets = [drafts for drafts, error in zip(sets, done, strict=True) if error is not None]
+        done = [_appear(one) for one in sets]
+        self._sets = [one for one, error in zip(sets, done, strict=True) if error is not None]
         _sync_all(list(dict.fromkeys(path.parent for _, path in every)))
         return done
 
 
-def _appear(drafts: Sequence[tuple[Path, Path]]) -> Exception | None:
+def _appear(one: "_Set") -> Exception | None:
     try:
-        for draft, path in drafts:
+        for draft, path in one.drafts:
             with _explained(path):
-                os.replace(draft, path)
+                if one.replaces or path != one.drafts[-1][1]:
+                    os.replace(draft, path)
+                else:  # unlike a rename a link never replaces what came meanwhile
+                    os.link(draft, path)
+                    draft.unlink()
     except (OSError, DiskFull) as error:
         return error
     return None

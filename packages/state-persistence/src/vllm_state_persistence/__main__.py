@@ -5,14 +5,13 @@ import sys
 
 def main() -> int:
     """Do what the command line says; the exit code."""
-    from vllm_state_persistence.commands import COMMANDS
+    from vllm_state_persistence.description import DESCRIPTION
 
-    if len(sys.argv) > 1 and sys.argv[1] in COMMANDS:
+    if len(sys.argv) > 1 and sys.argv[1] in DESCRIPTION.by_hand:
         from vllm_state_persistence.commands import run_command
 
         return run_command(sys.argv[1:])
     from vllm_mcp_protocol.serving.command import run
-    from vllm_state_persistence.description import DESCRIPTION
 
     return run(DESCRIPTION)
 

@@ -14,23 +14,11 @@ from vllm_mcp_protocol.paths import prepare_state_dir, state_dir
 from vllm_mcp_protocol.settings import Settings, forget_unset
 from vllm_mcp_protocol.units import format_bytes
 
-COMMANDS = (
-    "init-key",
-    "rotate-key",
-    "snapshot",
-    "verify",
-    "repair",
-    "prune",
-    "export",
-    "import",
-    "backup",
-    "salvage",
-)
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 
 
 def run_command(argv: Sequence[str]) -> int:
-    """Do one of COMMANDS; the exit code: 0 done, 1 it failed or found damage, 2 bad usage."""
+    """Do one of the description's `by_hand`; the exit code: 0 done, 1 it failed or found damage, 2 bad usage."""
     options = _parser().parse_args(argv)
     forget_unset(os.environ)
     try:
@@ -63,6 +51,11 @@ def _parser() -> argparse.ArgumentParser:
     importing = commands.add_parser("import", help="a snapshot from such a file")
     importing.add_argument("path", type=Path)
     importing.add_argument("--unencrypted", action="store_true", help="also when anybody may have written it")
+    restore = commands.add_parser("restore", help="write saved conversations back into their clients' files")
+    restore.add_argument("session_id", nargs="*", help="sessions; --all for every one")
+    restore.add_argument("--all", action="store_true", help="every session that was saved")
+    restore.add_argument("--new", action="store_true", help="as sessions of their own beside those that are there")
+    restore.add_argument("--force", action="store_true", help="replace what a session holds now")
     salvage = commands.add_parser("salvage", help="copy what can be read of a damaged store, even one cut short")
     salvage.add_argument("path", type=Path, help="the damaged file; what is saved of it goes into the store")
     backup = commands.add_parser("backup", help="copy the store while it is in use")
@@ -210,6 +203,34 @@ async def _salvage(settings: Settings, options: argparse.Namespace) -> int:
     return EXIT_FAILED if lost else EXIT_DONE
 
 
+async def _restore(settings: Settings, options: argparse.Namespace) -> int:
+    """The newest snapshot of each session, each into its own session unless `--new`."""
+    from vllm_state_persistence.sources.base import Target, Written
+    from vllm_state_persistence.workplace import Workplace
+    from vllm_state_persistence.writing_back import write_back
+
+    if bool(options.session_id) == options.all:
+        print("Name sessions, or say --all.", file=sys.stderr)
+        return EXIT_USAGE
+    work = Workplace(settings, Hub(settings, client="vllm-state-persistence", start=False), None)
+    try:
+        store = await work.store()
+        saved = {info.state_id: info for info in (await store.sessions()).items}
+        wanted = [one for one, info in saved.items() if options.all or info.session_id in options.session_id]
+        sources = {source.name: source for source in work.sources()}
+        done = await write_back(store, sources, wanted, Target(same=not options.new, force=options.force))
+    finally:
+        await work.aclose()
+    failed = {one: error for one, error in done.items() if not isinstance(error, Written)}
+    for state_id, error in failed.items():
+        print(f"{saved[state_id].source} {saved[state_id].session_id}: {error}", file=sys.stderr)
+    missing = set(options.session_id) - {info.session_id for info in saved.values()}
+    for session_id in sorted(missing):
+        print(f"{session_id}: there is no snapshot of it", file=sys.stderr)
+    print(f"{len(done) - len(failed)} conversations written.")
+    return EXIT_FAILED if failed or missing else EXIT_DONE
+
+
 _WORK = {
     "init-key": _init_key,
     "rotate-key": _rotate_key,
@@ -221,4 +242,5 @@ _WORK = {
     "import": _import,
     "backup": _backup,
     "salvage": _salvage,
+    "restore": _restore,
 }

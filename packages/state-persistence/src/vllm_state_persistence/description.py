@@ -44,4 +44,8 @@ DESCRIPTION = ServerDescription(
     command="vllm-state-persistence",
     module_build="vllm_state_persistence.server:build_server",
     environment=tuple(EnvVar(name) for name in _VARIABLES),
+    by_hand=(
+        *("init-key", "rotate-key", "snapshot", "verify", "repair", "prune"),
+        *("export", "import", "backup", "salvage", "restore"),
+    ),
 )

@@ -1,6 +1,7 @@
 """Saves: what clients' sessions hold now, and the engines, into the store. Used by the tool and by the chore."""
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -8,7 +9,7 @@ from dataclasses import dataclass, field
 from anyio import to_thread
 
 from vllm_mcp_protocol.collector import collector_paused
-from vllm_mcp_protocol.errors import StateNotFound, StoreDamaged, SuiteError
+from vllm_mcp_protocol.errors import SourceUnreadable, StateNotFound, StoreDamaged, SuiteError
 from vllm_state_persistence.core.engine_capture import EngineCapture
 from vllm_state_persistence.core.session import SessionContent, SessionRef
 from vllm_state_persistence.sources.base import Previous, Source
@@ -16,6 +17,8 @@ from vllm_state_persistence.store.results import Head, Saved
 from vllm_state_persistence.store.saving import Extras as StoredExtras
 from vllm_state_persistence.store.store import SaveRequest, StateStore
 from vllm_state_persistence.workplace import Workplace, now
+
+log = logging.getLogger(__name__)
 
 TRANSACTION_BYTES = 256 * 1024 * 1024
 """So much content of several sessions is saved in one transaction: some seconds, in which others wait."""
@@ -174,6 +177,12 @@ class _Reading:
                 content = read_session(source, ref, head)
             except SuiteError as error:
                 outcome.problem = error
+                continue
+            except Exception as error:  # a bug in one source must not keep all other sessions from being saved
+                log.exception("reading %s of %s failed", ref.session_id, ref.source)
+                outcome.problem = SourceUnreadable(
+                    f"The session could not be read: {error}", suggestion="see the log for the traceback"
+                )
                 continue
             chunk.requests.append(_request(content, self._extras, head, self._store.ids_of(content.records)))
             chunk.size += sum(len(record.content) for record in content.records)

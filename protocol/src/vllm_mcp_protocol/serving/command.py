@@ -115,9 +115,11 @@ class _Parser(argparse.ArgumentParser):
     server: ServerDescription
 
     def format_help(self) -> str:
-        return "\n\n".join(
-            [super().format_help().rstrip(), "environment:\n" + _variable_lines(self.server), _EXIT_CODES]
-        )
+        parts = [super().format_help().rstrip()]
+        if self.server.by_hand:
+            names = ", ".join(self.server.by_hand)
+            parts.append(f"by hand:\n  {names}\n  ({self.server.command} {self.server.by_hand[0]} --help tells more)")
+        return "\n\n".join([*parts, "environment:\n" + _variable_lines(self.server), _EXIT_CODES])
 
 
 def _variable_lines(description: ServerDescription) -> str:

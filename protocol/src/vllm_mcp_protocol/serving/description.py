@@ -78,6 +78,8 @@ class ServerDescription:
     module_build: str
     """`package.module:function`, the `build_server(settings, hub=None)` of the server."""
     environment: tuple[EnvVar, ...] = ()
+    by_hand: tuple[str, ...] = ()
+    """Commands of its own beside `call` and `tools`."""
 
     def __post_init__(self) -> None:
         _limit(self.name, "summary", self.summary, SUMMARY_LIMIT_CHARS)

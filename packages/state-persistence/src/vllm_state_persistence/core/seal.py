@@ -14,7 +14,7 @@ The checksum is BLAKE2b of header, context and plaintext under a public key: it 
 forger could also lay unencrypted envelopes into an encrypted store, so `unseal` refuses them unless told otherwise.
 
 Nonces are 96 random bits from the caller. NIST SP 800-38D allows 2^32 seals per key with random nonces (a collision
-then has a probability of 2^-33): `SEALS_PER_KEY`. A save makes a handful of seals.
+then has a probability of 2^-33). A save makes a handful of seals.
 """
 
 import struct
@@ -30,7 +30,6 @@ from vllm_mcp_protocol.errors import StoreDamaged
 FORMAT = 1
 SECRET_BYTES = 32
 NONCE_BYTES = 12
-SEALS_PER_KEY = 2**32
 
 _MAGIC = b"VSE"
 _PLAIN, _AES_256_GCM = 0, 1

@@ -128,7 +128,11 @@ class ClaudeCodeSource:
                 if isinstance(outcomes[-1], Written):
                     drafted.append(len(outcomes) - 1)
             for place, error in zip(drafted, drafts.finish(), strict=True):
-                if error is not None:
+                if isinstance(error, FileExistsError):
+                    written = outcomes[place]
+                    assert isinstance(written, Written), "only what was written has a draft"  # noqa: S101
+                    outcomes[place] = force_required("Claude Code", written.session_id, printable(written.location))
+                elif error is not None:
                     outcomes[place] = error
         return outcomes
 
@@ -136,7 +140,7 @@ class ClaudeCodeSource:
         draft = self._draft(content, target)
         if draft.path in places:
             raise ValueError("a session stands twice in what is written")
-        drafts.add(draft.files())
+        drafts.add(draft.files(), replace=target.force)
         places.add(draft.path)
         return draft.written
 

@@ -27,8 +27,11 @@ STATE_ID_BYTES = 8
 
 _STANDING = text(
     "SELECT (SELECT max(number) FROM data_keys) AS newest_key, (SELECT max(number) FROM dictionaries) AS dictionary, "
-    "coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'packs'), 0) AS last_pack, "
-    "coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'states'), 0) AS last_state, "
+    # The larger one of both: somebody may have wound a sequence back.
+    "max(coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'packs'), 0), "
+    "coalesce((SELECT max(number) FROM packs), 0)) AS last_pack, "
+    "max(coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'states'), 0), "
+    "coalesce((SELECT max(number) FROM states), 0)) AS last_state, "
     "(SELECT value FROM meta WHERE name = 'census') AS census"
 )
 
