@@ -11,10 +11,10 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import anyio
 import httpx2
@@ -36,6 +36,16 @@ from vllm_mcp_protocol.model import (
 )
 from vllm_mcp_protocol.paths import hub_runs, prepare_state_dir, state_dir
 from vllm_mcp_protocol.settings import Settings
+
+if TYPE_CHECKING:  # most servers never ask for these
+    from vllm_mcp_protocol.monitoring import (
+        AlertRuleView,
+        AlertsView,
+        GpusView,
+        MonitoringWindow,
+        MonitoringWish,
+        Series,
+    )
 
 _ANSWER_LIMIT_S = 180.0
 """The first load on a host asks the engine's environment for its flags, which takes vLLM up to a minute."""
@@ -146,6 +156,48 @@ class Hub:
     async def set_chore(self, chore: Chore) -> None:
         """Have `chore` done from time to time for as long as the hub runs. Asking twice is once."""
         await self._ask("PUT", "/v1/chores", chore.model_dump_json(context=REVEAL))
+
+    async def metrics(self, seconds: float, subjects: Sequence[str] = ()) -> "MonitoringWindow":
+        """What the last seconds (a day at most) brought, of these subjects or of all."""
+        from vllm_mcp_protocol.monitoring import MonitoringWindow
+
+        query = {"seconds": seconds, "subjects": "\n".join(subjects)}
+        return MonitoringWindow.model_validate_json(await self._ask("GET", "/v1/metrics", params=query))
+
+    async def series(
+        self, subject: str, names: Sequence[str], *, begin_s: float, end_s: float, resolution_s: float | None = None
+    ) -> "list[Series]":
+        """Numbers over time: gauges, `rate:` and `increase:` of counters, `mean:` and `p99:` of histograms."""
+        from vllm_mcp_protocol.monitoring import Series
+
+        query: dict[str, Any] = {"subject": subject, "names": "\n".join(names), "begin_s": begin_s, "end_s": end_s}
+        if resolution_s is not None:
+            query["resolution_s"] = resolution_s
+        answer = json.loads(await self._ask("GET", "/v1/metrics/series", params=query))
+        return [Series.model_validate(one) for one in answer]
+
+    async def gpus(self) -> "GpusView":
+        """All that the GPUs tell, and the host."""
+        from vllm_mcp_protocol.monitoring import GpusView
+
+        return GpusView.model_validate_json(await self._ask("GET", "/v1/gpus"))
+
+    async def alerts(self) -> "AlertsView":
+        """The alerts of this host, and the rules."""
+        from vllm_mcp_protocol.monitoring import AlertsView
+
+        return AlertsView.model_validate_json(await self._ask("GET", "/v1/alerts"))
+
+    async def set_alert_rule(self, name: str, given: Mapping[str, Any]) -> "AlertRuleView":
+        """Change a rule, or make one; the rule as it is in force then."""
+        from vllm_mcp_protocol.monitoring import AlertRuleView
+
+        answer = await self._ask("PUT", "/v1/alert-rules", _json({"name": name, "given": dict(given)}))
+        return AlertRuleView.model_validate_json(answer)
+
+    async def set_monitoring(self, wish: "MonitoringWish") -> None:
+        """Have the hub sample as a client's settings say."""
+        await self._ask("PUT", "/v1/monitoring", wish.model_dump_json())
 
     async def attach(self, url: str, api_key: str | None = None) -> None:
         """Show a running engine that this hub does not own. Attaching twice is once."""

@@ -24,12 +24,33 @@ class EngineConfig(BaseModel):
     """A start that takes longer is stopped. Large models from a network disk need it."""
 
 
+class MonitoringConfig(BaseModel):
+    """Table `[monitoring]`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    interval_ms: int = Field(default=5000, ge=100, le=3_600_000)
+    """Between two looks at engines, GPUs and the host; MONITOR_INTERVAL_MS of a client changes it while the hub runs."""
+    retention_hours: int = Field(default=168, ge=1, le=24 * 366)
+    db_path: str | None = None
+    """Of the history; `metrics.db` in the state folder where nothing is said."""
+    gpus: bool = True
+    alerts: bool = True
+    endpoint: str | None = Field(default=None, pattern=r"^https?://[!-~]+$")
+    """A /metrics address to look at beside the engines'."""
+    webhook: str | None = Field(default=None, pattern=r"^https?://[!-~]+$")
+    """Alerts are posted here as JSON."""
+    command: list[str] = Field(default_factory=list, max_length=50)
+    """A program, with its arguments, that is given each alert as JSON on its standard input."""
+
+
 class HubConfig(BaseModel):
     """The whole file; all of it is optional."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     engine: EngineConfig = EngineConfig()
+    monitoring: MonitoringConfig = MonitoringConfig()
     idle_exit_s: float = Field(default=900.0, gt=0)
     """The hub ends so long after the last engine and the last client are gone."""
     host_reserve_mib: int = Field(default=1024, ge=0)

@@ -88,7 +88,7 @@ async def _serve(root: Path, settings: Settings) -> None:
     server = make_server(supervisor)
     _retire_on_signals(supervisor)
     loops = (supervisor.run(), watch(supervisor), tick(supervisor), sample(supervisor), sample_remotes(supervisor))
-    work = [asyncio.create_task(loop) for loop in (*loops, supervisor.chores.run())]
+    work = [asyncio.create_task(loop) for loop in (*loops, supervisor.chores.run(), supervisor.monitoring.run())]
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     log.info("hub %d serves %s with %d engines", os.getpid(), root, len(supervisor.records))
     ending = [asyncio.create_task(supervisor.retiring.wait()), asyncio.create_task(_until_idle(supervisor))]

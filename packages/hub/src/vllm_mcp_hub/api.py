@@ -29,11 +29,13 @@ from vllm_mcp_protocol.errors import (
     error_classes,
 )
 from vllm_mcp_protocol.model import REVEAL, Chore, LoadRequest, LogTail, ModelConfig
+from vllm_mcp_protocol.monitoring import LONGEST_SERIES_S, LONGEST_WINDOW_S, MonitoringWish
 
 log = logging.getLogger(__name__)
 
 BODY_LIMIT_BYTES = 1024**2
 WAIT_LIMIT_S = 3600.0
+_MOST_SERIES = 20
 
 
 class Body(BaseModel):
@@ -81,6 +83,26 @@ class Waiting(Body):
 class Tail(Body):
     tail: int = Field(default=100, ge=1, le=2000)
     level: str | None = Field(default=None, pattern="^(DEBUG|INFO|WARNING|ERROR)$")
+
+
+class MetricsAsked(Body):
+    seconds: Annotated[float, Field(gt=0, le=LONGEST_WINDOW_S)] = 60.0
+    subjects: str = Field(default="", max_length=4000)
+    """Separated by newlines; empty: all."""
+
+
+class SeriesAsked(Body):
+    subject: str = Field(min_length=1, max_length=400)
+    names: str = Field(min_length=1, max_length=4000)
+    """Separated by newlines."""
+    begin_s: float
+    end_s: float
+    resolution_s: float | None = Field(default=None, ge=0, le=86_400)
+
+
+class NewRule(Body):
+    name: str = Field(min_length=1, max_length=64)
+    given: dict[str, Any] = Field(max_length=20)
 
 
 class _Server(uvicorn.Server):
@@ -143,6 +165,12 @@ def make_app(supervisor: Supervisor) -> Starlette:
             route("/v1/engines/{id}/logs", logs, "GET"),
             route("/v1/model-configs", model_configs, "PUT"),
             route("/v1/chores", chores, "PUT"),
+            route("/v1/metrics", metrics, "GET"),
+            route("/v1/metrics/series", metrics_series, "GET"),
+            route("/v1/gpus", gpus, "GET"),
+            route("/v1/alerts", alerts, "GET"),
+            route("/v1/alert-rules", alert_rules, "PUT"),
+            route("/v1/monitoring", monitoring, "PUT"),
             route("/v1/attach", attach),
             route("/v1/leases", lease, "GET"),
         ]
@@ -211,6 +239,38 @@ async def model_configs(hub: Supervisor, request: Request) -> Response:
 
 async def chores(hub: Supervisor, request: Request) -> Response:
     hub.chores.set(Chore.model_validate_json(await _body(request)))
+    return JSONResponse({})
+
+
+async def metrics(hub: Supervisor, request: Request) -> Response:
+    asked = MetricsAsked.model_validate(dict(request.query_params))
+    return _json(hub.monitoring.window(asked.seconds, asked.subjects.splitlines()))
+
+
+async def metrics_series(hub: Supervisor, request: Request) -> Response:
+    asked = SeriesAsked.model_validate(dict(request.query_params))
+    begin_s = max(asked.begin_s, asked.end_s - LONGEST_SERIES_S)
+    names = asked.names.splitlines()[:_MOST_SERIES]
+    found = await hub.monitoring.series(asked.subject, names, begin_s, asked.end_s, asked.resolution_s)
+    return JSONResponse([one.model_dump(mode="json") for one in found])
+
+
+async def gpus(hub: Supervisor, _: Request) -> Response:
+    return _json(await hub.monitoring.gpus())
+
+
+async def alerts(hub: Supervisor, _: Request) -> Response:
+    return _json(hub.monitoring.alerts_view())
+
+
+async def alert_rules(hub: Supervisor, request: Request) -> Response:
+    """Store what was given of a rule, and answer with the rule as it is in force."""
+    asked = NewRule.model_validate_json(await _body(request))
+    return _json(hub.monitoring.set_rule(asked.name, asked.given))
+
+
+async def monitoring(hub: Supervisor, request: Request) -> Response:
+    hub.monitoring.wish(MonitoringWish.model_validate_json(await _body(request)))
     return JSONResponse({})
 
 

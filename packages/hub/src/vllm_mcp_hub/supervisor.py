@@ -24,6 +24,7 @@ from vllm_mcp_hub.core.lifecycle import step
 from vllm_mcp_hub.host.devices import read_devices
 from vllm_mcp_hub.host.engine_dir import EngineDir
 from vllm_mcp_hub.host.processes import prune
+from vllm_mcp_hub.monitoring.watching import Monitoring
 from vllm_mcp_hub.record import Record
 from vllm_mcp_hub.remotes import Remote
 from vllm_mcp_hub.store import ModelConfigs, StartHistory
@@ -73,6 +74,7 @@ class Supervisor:
         self.history = StartHistory(root / "starts.jsonl")
         self.audit = AuditLog(root / "audit.jsonl")
         self.chores = Chores(root)
+        self.monitoring = Monitoring(self)
         # Above every epoch of an earlier hub, so that who waits for a change sees that there is a new one.
         self.epoch = time.time_ns() // 1_000_000
         self.started_s = time.monotonic()

@@ -1,0 +1,70 @@
+"""Which engines should answer, which fell over, and which are gone because somebody wanted that. Pure.
+
+An engine that died stays missed under the name that it served until one of that name serves again, so that its alert
+clears on recovery; after a day nobody is waiting for it any more.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from vllm_mcp_protocol.model import EngineStatus
+
+MISSED_S = 24 * 3600.0
+RESTARTS_S = 3600.0
+_SERVING = (EngineStatus.READY, EngineStatus.DRAINING)
+_RESTING = (
+    *(EngineStatus.SUSPENDING, EngineStatus.SLEEPING, EngineStatus.WAKE_QUEUED, EngineStatus.WAKING),
+    *(EngineStatus.QUEUED, EngineStatus.STARTING),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One engine as the hub knows it."""
+
+    id: str
+    name: str
+    status: EngineStatus
+    was_ready: bool
+    failed: bool
+    """It ended, and nobody had asked for that."""
+
+
+@dataclass(slots=True)
+class Fleet:
+    """What is remembered of engines from look to look."""
+
+    fallen: dict[str, float] = field(default_factory=dict)
+    """When an engine of that name died that nobody has replaced (Unix time)."""
+    ends: dict[str, list[float]] = field(default_factory=dict)
+    """When engines of that name died within the last hour."""
+    _mourned: set[str] = field(default_factory=set)
+    """Ids of the dead that were counted."""
+
+    def look(self, members: Iterable[Member], now_s: float) -> dict[str, str | None]:
+        """Every name that is known now: None when it should answer, else in words why it need not."""
+        known: dict[str, str | None] = {}
+        for member in members:
+            if member.status in _SERVING:
+                known[member.name] = None
+                self.fallen.pop(member.name, None)
+            elif member.status is EngineStatus.UNREACHABLE and member.was_ready:
+                known.setdefault(member.name, None)
+            elif member.status in _RESTING:
+                known.setdefault(member.name, f"the engine is {member.status}")
+            elif member.failed and member.was_ready and member.id not in self._mourned:
+                self._mourned.add(member.id)
+                self.fallen[member.name] = now_s
+                self.ends.setdefault(member.name, []).append(now_s)
+        for name, at_s in list(self.fallen.items()):
+            if known.get(name, "") is None or now_s - at_s > MISSED_S:
+                del self.fallen[name]
+            else:
+                known[name] = None  # also while its successor starts: until that serves, it is missed
+        for name, times in list(self.ends.items()):
+            self.ends[name] = [at_s for at_s in times if now_s - at_s < RESTARTS_S]
+        return known
+
+    def restarts(self, name: str) -> int:
+        """How often an engine of that name died within the last hour."""
+        return len(self.ends.get(name, ()))

@@ -1,0 +1,51 @@
+"""From scrapes of one engine to points: counters are followed through restarts, and gaps stay gaps. Pure."""
+
+from dataclasses import dataclass
+
+from vllm_mcp_hub.core.monitoring.points import Point, make_point
+from vllm_mcp_protocol.metrics.histogram import Histogram, increase
+from vllm_mcp_protocol.metrics.increase import growth
+from vllm_mcp_protocol.metrics.reading import EngineReading
+
+MOST_STRETCH_S = 120.0
+"""What was counted over a longer stretch without a look is not told: it would look like a rate of the last minute."""
+
+
+@dataclass(slots=True)
+class Following:
+    """What is known of an engine's counters since the last look."""
+
+    last: EngineReading | None = None
+    last_s: float = 0.0
+    restarts: int = 0
+
+    def look(self, at_s: float, reading: EngineReading) -> Point:
+        """The point that ends with this look (Unix time). Its counters begin at the look before."""
+        before, since_s = self.last, self.last_s
+        self.last, self.last_s = reading, at_s
+        gauges = _gauges(reading)
+        if before is None or not 0 < at_s - since_s <= MOST_STRETCH_S:
+            return make_point(at_s, at_s, gauges)
+        restarted = reading.restarted_since(before)
+        anew = restarted or any(value < before.counters.get(name, 0.0) for name, value in reading.counters.items())
+        self.restarts += anew
+        counters = _increases(before, reading, anew)
+        histograms: dict[str, Histogram] = {
+            name: increase(before.histograms.get(name), one, restarted=anew) for name, one in reading.histograms.items()
+        }
+        return make_point(since_s, at_s, gauges, counters, histograms)
+
+
+def _gauges(reading: EngineReading) -> dict[str, float]:
+    by = {f"{name}:{label}": value for name, values in reading.gauges_by.items() for label, value in values.items()}
+    return {**reading.gauges, **by}
+
+
+def _counters(reading: EngineReading) -> dict[str, float]:
+    by = {f"{name}:{label}": value for name, values in reading.counters_by.items() for label, value in values.items()}
+    return {**reading.counters, **by}
+
+
+def _increases(before: EngineReading, after: EngineReading, restarted: bool) -> dict[str, float]:
+    old = _counters(before)
+    return {name: growth(old.get(name, 0.0), value, restarted=restarted) for name, value in _counters(after).items()}

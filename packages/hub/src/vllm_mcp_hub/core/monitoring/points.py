@@ -1,0 +1,228 @@
+"""A point: what one stretch of time brought for one subject, in columns that add up. Pure.
+
+A point of five seconds and one of fifteen minutes are the same thing: what was counted is added, of what is measured
+the mean, the extremes and the last value are kept. So a rollup loses nothing but where inside of it something was.
+"""
+
+import struct
+import zlib
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from operator import add
+from typing import Any
+
+from vllm_mcp_protocol.metrics.histogram import BadHistogram, Histogram
+from vllm_mcp_protocol.metrics.histogram import add as add_histograms
+
+_HEAD = struct.Struct("<ddId")
+_DECODED_LIMIT_BYTES = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which column is what. Points of one layout are added column by column."""
+
+    gauges: tuple[str, ...]
+    counters: tuple[str, ...]
+    histograms: tuple[tuple[str, tuple[float, ...]], ...]
+    """Names, and the bounds without +Inf."""
+
+    @cached_property
+    def ends(self) -> tuple[int, ...]:
+        """Where each histogram begins among the counted columns; the last one is their number."""
+        places = [len(self.counters)]
+        for _, bounds in self.histograms:
+            places.append(places[-1] + len(bounds) + 2)
+        return tuple(places)
+
+    def to_json(self) -> dict[str, Any]:
+        """For `of_json`."""
+        return {"gauges": self.gauges, "counters": self.counters, "histograms": self.histograms}
+
+    @classmethod
+    def of_json(cls, data: Mapping[str, Any]) -> "Layout":
+        """Raises ValueError for what is none."""
+        try:
+            histograms = tuple((str(name), tuple(map(float, bounds))) for name, bounds in data["histograms"])
+            return cls(tuple(map(str, data["gauges"])), tuple(map(str, data["counters"])), histograms)
+        except (KeyError, TypeError) as error:
+            raise ValueError("no layout of points") from error
+
+
+@dataclass(frozen=True, slots=True)
+class GaugeStat:
+    """What a gauge was over a stretch of time."""
+
+    mean: float
+    """Of the looks at it."""
+    low: float
+    high: float
+    last: float
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """From `begin_s` to `end_s` (Unix time). Its columns are never changed."""
+
+    layout: Layout
+    begin_s: float
+    end_s: float
+    looks: int
+    """How often the subject was looked at."""
+    covered_s: float
+    """Seconds in which counters were followed; the rest are gaps."""
+    sums: "array[float]"
+    """Of gauges, over the looks."""
+    lows: "array[float]"
+    highs: "array[float]"
+    lasts: "array[float]"
+    counted: "array[float]"
+    """Increases of counters, then of each histogram its counts and its sum."""
+
+    def gauge(self, name: str) -> GaugeStat | None:
+        """None when it was not seen."""
+        try:
+            at = self.layout.gauges.index(name)
+        except ValueError:
+            return None
+        return GaugeStat(self.sums[at] / self.looks, self.lows[at], self.highs[at], self.lasts[at])
+
+    def counter(self, name: str) -> float | None:
+        """How much it grew; None when it was not followed."""
+        if name not in self.layout.counters or not self.covered_s:
+            return None
+        return self.counted[self.layout.counters.index(name)]
+
+    @property
+    def gauge_stats(self) -> dict[str, GaugeStat]:
+        stats = zip(self.layout.gauges, self.sums, self.lows, self.highs, self.lasts, strict=True)
+        return {name: GaugeStat(total / self.looks, low, high, last) for name, total, low, high, last in stats}
+
+    @property
+    def increases(self) -> dict[str, float]:
+        return dict(zip(self.layout.counters, self.counted, strict=False))
+
+    @property
+    def histograms(self) -> dict[str, Histogram]:
+        found = {}
+        for (name, bounds), (start, end) in zip(self.layout.histograms, pairwise(self.layout.ends), strict=True):
+            found[name] = Histogram(bounds, tuple(self.counted[start : end - 1]), self.counted[end - 1])
+        return found
+
+
+def make_point(
+    begin_s: float,
+    end_s: float,
+    gauges: Mapping[str, float],
+    counters: Mapping[str, float] | None = None,
+    histograms: Mapping[str, Histogram] | None = None,
+) -> Point:
+    """Of one look. Without `counters` (None) they were not followed up to it: a gap, or the first look of all."""
+    measured = array("d", gauges.values())
+    layout = Layout(
+        tuple(gauges),
+        tuple(counters or {}),
+        tuple((name, one.bounds) for name, one in (histograms or {}).items()),
+    )
+    counted = array("d", (counters or {}).values())
+    for one in (histograms or {}).values():
+        counted.extend((*one.counts, one.sum))
+    covered_s = 0.0 if counters is None else end_s - begin_s
+    return Point(layout, begin_s, end_s, 1, covered_s, measured, measured, measured, measured, counted)
+
+
+def together(points: Iterable[Point]) -> Point | None:
+    """All of them as one, in their order; None for none."""
+    result: Point | None = None
+    for point in points:
+        result = point if result is None else _both(result, point)
+    return result
+
+
+def _both(one: Point, other: Point) -> Point:
+    if one.layout == other.layout:
+        return Point(
+            one.layout if one.layout is other.layout else other.layout,
+            one.begin_s,
+            other.end_s,
+            one.looks + other.looks,
+            one.covered_s + other.covered_s,
+            array("d", map(add, one.sums, other.sums)),
+            array("d", map(min, one.lows, other.lows)),
+            array("d", map(max, one.highs, other.highs)),
+            other.lasts,
+            array("d", map(add, one.counted, other.counted)),
+        )
+    return _of_two_layouts(one, other)
+
+
+def _of_two_layouts(one: Point, other: Point) -> Point:
+    """An engine shows a metric from some time on, or not any more. A gauge that one of them lacks keeps its mean."""
+    names = tuple(dict.fromkeys((*one.layout.gauges, *other.layout.gauges)))
+    looks = one.looks + other.looks
+    first, second = one.gauge_stats, other.gauge_stats
+    stats = [_joined(first.get(name), one.looks, second.get(name), other.looks) for name in names]
+    counters = {
+        name: one.increases.get(name, 0.0) + other.increases.get(name, 0.0)
+        for name in dict.fromkeys((*one.layout.counters, *other.layout.counters))
+    }
+    histograms = dict(one.histograms)
+    for name, histogram in other.histograms.items():
+        histograms[name] = _added(histograms.get(name), histogram)
+    made = make_point(one.begin_s, other.end_s, dict.fromkeys(names, 0.0), counters, histograms)
+    return Point(
+        made.layout,
+        one.begin_s,
+        other.end_s,
+        looks,
+        one.covered_s + other.covered_s,
+        array("d", [stat.mean * looks for stat in stats]),
+        array("d", [stat.low for stat in stats]),
+        array("d", [stat.high for stat in stats]),
+        array("d", [stat.last for stat in stats]),
+        made.counted,
+    )
+
+
+def _joined(one: GaugeStat | None, looks: int, other: GaugeStat | None, other_looks: int) -> GaugeStat:
+    if one is None or other is None:
+        found = one or other
+        assert found is not None, "its name is of one of them"  # noqa: S101
+        return found
+    mean = (one.mean * looks + other.mean * other_looks) / (looks + other_looks)
+    return GaugeStat(mean, min(one.low, other.low), max(one.high, other.high), other.last)
+
+
+def _added(one: Histogram | None, other: Histogram) -> Histogram:
+    if one is None:
+        return other
+    try:
+        return add_histograms(one, other)
+    except BadHistogram:
+        return other  # another version of the engine, with other bounds: the newer one tells
+
+
+def encode_point(point: Point) -> bytes:
+    """Its columns, compressed; the layout is kept elsewhere, once."""
+    columns = (point.sums, point.lows, point.highs, point.lasts, point.counted)
+    head = _HEAD.pack(point.begin_s, point.end_s, point.looks, point.covered_s)
+    return zlib.compress(head + b"".join(column.tobytes() for column in columns), level=1)
+
+
+def decode_point(layout: Layout, data: bytes) -> Point:
+    """Raises ValueError for what is no point of this layout."""
+    try:
+        plain = zlib.decompressobj().decompress(data, _DECODED_LIMIT_BYTES)
+        begin_s, end_s, looks, covered_s = _HEAD.unpack_from(plain)
+    except (zlib.error, struct.error) as error:
+        raise ValueError("a damaged point") from error
+    values = array("d")
+    values.frombytes(plain[_HEAD.size :][: (len(plain) - _HEAD.size) // 8 * 8])
+    count = len(layout.gauges)
+    if len(values) != 4 * count + layout.ends[-1] or not looks:
+        raise ValueError("a point of another layout")
+    parts: Sequence[array[float]] = [values[at * count : (at + 1) * count] for at in range(4)]
+    return Point(layout, begin_s, end_s, looks, covered_s, *parts, values[4 * count :])

@@ -1,0 +1,1 @@
+"""Samples of engines, GPUs and the host: taken, kept, and answered for."""

@@ -1,0 +1,253 @@
+"""Alerts of this host: the rules in force, where each stands, what is told to whom. Evaluated here, once for all.
+
+What must outlive the hub lies in `alerts.json`: a restarted hub raises nothing twice and forgets no delivery.
+"""
+
+import asyncio
+import json
+import logging
+import tomllib
+from collections import deque
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from vllm_mcp_hub.core.alerting import hooks
+from vllm_mcp_hub.core.alerting.evaluation import LONGEST_STEP_S, evaluate
+from vllm_mcp_hub.core.alerting.rules import Rule
+from vllm_mcp_hub.core.alerting.ruleset import compose, rules_of_file, with_stored
+from vllm_mcp_hub.core.alerting.states import (
+    AlertState,
+    Change,
+    Key,
+    Observation,
+    firing,
+    states_from_json,
+    states_to_json,
+    subjects,
+)
+from vllm_mcp_protocol.errors import SuiteError
+from vllm_mcp_protocol.files import write_atomic
+
+log = logging.getLogger(__name__)
+
+KEPT_CHANGES = 500
+RULES_FILE = "alert-rules.toml"
+_POLICY = hooks.Policy()
+_ATTEMPT_S = 20.0
+_WORDS_BYTES = 500
+
+
+class Alerts:
+    """All that is to be said about this host."""
+
+    def __init__(self, root: Path, interval_s: float) -> None:
+        self.trouble: str | None = None
+        """Why a rule that somebody gave does not hold, in words."""
+        self.changes: deque[dict[str, Any]] = deque(maxlen=KEPT_CHANGES)
+        self.webhook: str | None = None
+        self.command: tuple[str, ...] = ()
+        self._root = root
+        self._path = root / "alerts.json"
+        self._longest_step_s = max(LONGEST_STEP_S, 3 * interval_s)
+        self._thresholds: Mapping[str, float] = {}
+        self._stored: dict[str, dict[str, Any]] = {}
+        self._states: dict[Key, AlertState] = {}
+        self._queue: hooks.Queue = ()
+        self._written = ""
+        self._observed: frozenset[str] = frozenset()
+        self._sending: dict[str, asyncio.Task[None]] = {}
+        self._recall()
+        self.rules: tuple[Rule, ...] = self._composed()
+
+    # -- rules ------------------------------------------------------------------------------------------------------
+
+    def set_thresholds(self, thresholds: Mapping[str, float]) -> None:
+        """Of ALERT_THRESHOLD_<METRIC>. Raises SettingError, changing nothing."""
+        compose(file=self._file(), thresholds=thresholds, stored=self._stored, observed=self._observed)
+        self._thresholds = dict(thresholds)
+        self.rules = self._composed()
+
+    def set_rule(self, name: str, given: Mapping[str, Any]) -> Rule:
+        """What set-alert-rule asks for. Raises BadInput, changing nothing."""
+        stored, rule = with_stored(
+            self._stored, name, given, file=self._file(), thresholds=self._thresholds, observed=self._observed
+        )
+        self._stored = stored
+        self.rules = self._composed()
+        self._keep()
+        return rule
+
+    def _composed(self) -> tuple[Rule, ...]:
+        """The rules; where some cannot be used, those that can, and `trouble` says which cannot."""
+        for layers in (
+            {"file": self._file(), "thresholds": self._thresholds, "stored": self._stored},
+            {"thresholds": self._thresholds, "stored": self._stored},
+            {"stored": self._stored},
+            {},
+        ):
+            try:
+                rules = compose(**layers, observed=self._observed)  # type: ignore[arg-type]
+            except SuiteError as error:
+                self.trouble = self.trouble or str(error)
+                continue
+            self.trouble = self.trouble if len(layers) < 3 else None
+            return rules
+        raise AssertionError("the built-in rules are good")
+
+    def _file(self) -> dict[str, dict[str, Any]]:
+        """Of alert-rules.toml, where there is one. Raises SettingError."""
+        try:
+            content = tomllib.loads((self._root / RULES_FILE).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            self.trouble = f"{RULES_FILE} cannot be read: {error}"
+            return {}
+        return {name: dict(given) for name, given in rules_of_file(content).items()}
+
+    # -- looking ----------------------------------------------------------------------------------------------------
+
+    def look(self, observations: Iterable[Observation], gone: Mapping[str, str], now_s: float) -> list[Change]:
+        """Take what was just seen; what was raised or cleared by it."""
+        seen = list(observations)
+        self._observed |= {one.metric for one in seen}
+        ended = {subject: gone[subject] for subject in subjects(self._states) if subject in gone}
+        self._states, changes = evaluate(
+            self.rules, self._states, seen, now_s, gone=ended, longest_step_s=self._longest_step_s
+        )
+        if changes:
+            self.changes += [change.to_json() for change in changes]
+            news = [hooks.Delivery(id=one.id, hook=hook, payload=one.to_json(), made_at=now_s)
+                    for one in changes for hook in self._hooks()]  # fmt: skip
+            self._queue, dropped = hooks.enqueue(self._queue, news, _POLICY)
+            _tell(dropped)
+        self._keep()
+        self._send(now_s)
+        return list(changes)
+
+    @property
+    def known_subjects(self) -> frozenset[str]:
+        """Everything that an alert may be about now."""
+        return subjects(self._states)
+
+    def active(self) -> list[dict[str, Any]]:
+        """The alerts that fire now, the oldest first."""
+        raised = {(one["rule"], one["subject"]): one for one in self.changes if one["kind"] == "raised"}
+        found = []
+        for state in firing(self._states):
+            told = raised.get(state.key, {})
+            found.append(
+                {
+                    "rule": state.rule,
+                    "severity": state.severity,
+                    "subject": state.subject,
+                    "metric": state.metric,
+                    "value": state.value,
+                    "worst": state.worst,
+                    "threshold": state.threshold,
+                    "since": state.since,
+                    "message": told.get("message", f"{state.rule} of {state.subject}"),
+                    "suggestion": told.get("suggestion", ""),
+                }
+            )
+        return found
+
+    # -- hooks ------------------------------------------------------------------------------------------------------
+
+    def _hooks(self) -> list[str]:
+        return [name for name, there in (("webhook", self.webhook), ("command", self.command)) if there]
+
+    def _send(self, now_s: float) -> None:
+        self._queue, dropped = hooks.expire(self._queue, now_s, _POLICY)
+        _tell(dropped)
+        for delivery in hooks.to_send(self._queue, now_s, _POLICY):
+            if delivery.hook not in self._hooks():
+                continue
+            self._queue = hooks.started(self._queue, delivery, now_s)
+            work = self._deliver(delivery, now_s)
+            self._sending[f"{delivery.hook} {delivery.id}"] = asyncio.get_running_loop().create_task(work)
+        self._sending = {name: task for name, task in self._sending.items() if not task.done()}
+
+    async def _deliver(self, delivery: hooks.Delivery, now_s: float) -> None:
+        attempt = _post if delivery.hook == "webhook" else _run
+        try:
+            async with asyncio.timeout(_ATTEMPT_S):
+                result = await attempt(self.webhook if delivery.hook == "webhook" else self.command, delivery.payload)  # type: ignore[operator]
+        except Exception as error:  # whatever a receiver does, it is tried again
+            result = hooks.Result("failed", str(error)[:_WORDS_BYTES] or type(error).__name__)
+        self._queue, dropped = hooks.finished(self._queue, delivery, result, now_s, _POLICY)
+        _tell(dropped)
+        self._keep()
+
+    @property
+    def undelivered(self) -> int:
+        """News that no hook has taken yet."""
+        return len(self._queue)
+
+    # -- the file ---------------------------------------------------------------------------------------------------
+
+    def _recall(self) -> None:
+        try:
+            content = json.loads(self._path.read_text(encoding="utf-8"))
+            self._states = states_from_json(content["states"])
+            self._queue = hooks.queue_from_json(content["queue"])
+            self._stored = {name: dict(given) for name, given in content["rules"].items()}
+            self.changes += [one for one in content["changes"] if isinstance(one, dict)]
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SuiteError) as error:
+            self.trouble = f"alerts.json cannot be read, and was begun anew: {error}"
+            log.warning("%s", self.trouble)
+            self._states, self._queue, self._stored = {}, (), {}
+            self._path.replace(self._path.with_suffix(".unreadable"))
+
+    def _keep(self) -> None:
+        content = {
+            "states": states_to_json(self._states),
+            "queue": hooks.queue_to_json(self._queue),
+            "rules": self._stored,
+            "changes": list(self.changes),
+        }
+        # What only counts on (since when something holds) need not be written at each look.
+        shown = json.dumps([[(s["rule"], s["subject"], s["phase"]) for s in content["states"]], content["queue"],
+                            content["rules"], len(content["changes"]), content["changes"][-1:]])  # fmt: skip
+        if shown == self._written:
+            return
+        try:
+            write_atomic(self._path, json.dumps(content).encode())
+            self._written = shown
+        except (OSError, SuiteError) as error:
+            log.warning("alerts.json cannot be written: %s", error)
+
+
+def _tell(dropped: Iterable[hooks.Dropped]) -> None:
+    for one in dropped:
+        log.warning("the alert %s was not delivered to the %s: %s", one.delivery.id, one.delivery.hook, one.reason)
+
+
+async def _post(url: str, payload: Mapping[str, Any]) -> hooks.Result:
+    """POST as JSON; redirects are not followed."""
+    async with httpx2.AsyncClient(timeout=_ATTEMPT_S, follow_redirects=False, trust_env=False) as client:
+        response = await client.post(url, json=dict(payload))
+    outcome = hooks.outcome_of_status(response.status_code)
+    after = response.headers.get("retry-after", "")
+    return hooks.Result(outcome, f"it answered {response.status_code}", float(after) if after.isdecimal() else None)
+
+
+async def _run(command: tuple[str, ...], payload: Mapping[str, Any]) -> hooks.Result:
+    """The program with the alert as JSON on its standard input; exit status 0 means that it was taken."""
+    process = await asyncio.create_subprocess_exec(
+        *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
+    )
+    try:
+        _, words = await process.communicate(json.dumps(payload).encode())
+    except BaseException:
+        if process.returncode is None:
+            process.kill()
+        raise
+    if process.returncode == 0:
+        return hooks.Result("delivered")
+    return hooks.Result("failed", f"it ended with {process.returncode}: {words[-_WORDS_BYTES:].decode(errors='replace')}")

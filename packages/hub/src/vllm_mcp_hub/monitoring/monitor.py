@@ -1,0 +1,257 @@
+"""The sampler: looks at every engine, GPU and the host at each interval, and keeps what it saw.
+
+A look that is still under way when the next one is due is left out, so that an engine that hangs costs nothing but its
+own points. Trouble with the history file stops no look: what runs now is more important than what was.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vllm_mcp_hub.core.monitoring.following import Following
+from vllm_mcp_hub.core.monitoring.keeping import Ages, HistoryTrouble, Kept
+from vllm_mcp_hub.core.monitoring.observing import Moving
+from vllm_mcp_hub.core.monitoring.points import Point, make_point
+from vllm_mcp_hub.core.monitoring.timeline import MINUTE, QUARTER, RAW, Finished, Tier, Timeline
+from vllm_mcp_protocol.engine_http import EngineHttp
+from vllm_mcp_protocol.errors import EngineRequestFailed
+from vllm_mcp_protocol.metrics.reading import EngineReading, read_engine_metrics
+from vllm_mcp_protocol.model import Endpoint
+
+if TYPE_CHECKING:
+    from vllm_mcp_hub.monitoring.history import History
+
+log = logging.getLogger(__name__)
+
+LOOK_LIMIT_S = 4.0
+"""An engine under full load answers /metrics in some tenths of a second."""
+LOOKS_AT_ONCE = 16
+FORGET_EVERY_S = 600.0
+_SUBJECTS_MOST = 500
+_GONE_AFTER_S = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """An engine that is to be looked at."""
+
+    id: str
+    name: str
+    """What it serves: its history goes on under this name when it is started anew."""
+    endpoint: Endpoint
+
+    @property
+    def subject(self) -> str:
+        return f"engine:{self.name}"
+
+
+@dataclass(slots=True)
+class Seen:
+    """What is remembered of a watched engine between looks."""
+
+    watched: Watched
+    http: EngineHttp
+    following: Following = field(default_factory=Following)
+    moving: Moving = field(default_factory=Moving)
+    answers: bool = True
+    last: EngineReading | None = None
+    trouble: str = ""
+
+
+Gauges = Mapping[str, Mapping[str, float]]
+"""By subject: `gpu:0`, `host`."""
+
+
+class Monitor:
+    """Samples of everything that this hub can see."""
+
+    def __init__(
+        self, watched: Callable[[], Sequence[Watched]], read_gauges: Callable[[], Gauges], interval_s: float
+    ) -> None:
+        """`read_gauges` blocks; it is called in a thread."""
+        self.interval_s = interval_s
+        self.timelines: dict[str, Timeline] = {}
+        self.engines: dict[str, Seen] = {}
+        self.rounds = 0
+        self.said: str | None = None
+        """What was set aside, or why nothing is kept, in words."""
+        self.after_round: Callable[[], None] = _nothing
+        """Called after each round, before what was seen is written down."""
+        self._watched = watched
+        self._read_gauges = read_gauges
+        self._history: History | None = None
+        self._ages = Ages.of_retention(168)
+        self._looking: dict[str, asyncio.Task[None]] = {}
+        self._slots = asyncio.Semaphore(LOOKS_AT_ONCE)
+        self._finished: list[Kept] = []
+
+    async def open(self, path: Path, retention_hours: int) -> None:
+        """Begin to keep a history, and recall what it has."""
+        from vllm_mcp_hub.monitoring.history import History  # SQLAlchemy takes a fifth of a second to import
+
+        self._ages = Ages.of_retention(retention_hours)
+        try:
+            self._history, self.said = await History.open(path)
+            await self._recall(self._history, time.time())
+        except HistoryTrouble as error:
+            self.said = f"no history of metrics is kept: {error}"
+            log.warning("%s", self.said)
+
+    async def _recall(self, history: "History", now_s: float) -> None:
+        for subject in history.subjects()[-_SUBJECTS_MOST:]:
+            timeline = Timeline()
+            for tier in (QUARTER, MINUTE):
+                timeline.recall(tier, await history.read(subject, tier, now_s - tier.remembered_s, now_s))
+            for point in await history.read(subject, RAW, now_s - RAW.remembered_s, now_s):
+                timeline.add(point)
+            if timeline.last is not None or timeline.window(now_s - QUARTER.remembered_s, now_s) is not None:
+                self.timelines[subject] = timeline
+
+    async def run(self) -> None:
+        """Look for ever, at even steps of the clock that does not jump."""
+        due_s = time.monotonic()
+        forgotten_s = due_s
+        while True:
+            await self.round()
+            if due_s - forgotten_s >= FORGET_EVERY_S:
+                forgotten_s = due_s
+                await self._forget()
+            due_s = max(due_s + self.interval_s, time.monotonic())
+            await asyncio.sleep(due_s - time.monotonic())
+
+    async def round(self) -> None:
+        """One look at everything, which takes no longer than the interval; then what is complete is written down."""
+        self.rounds += 1
+        self._meet(self._watched())
+        self._begin("gauges", self._look_at_gauges)
+        for seen in list(self.engines.values()):
+            self._begin(seen.watched.id, lambda seen=seen: self._look_at(seen))
+        if self._looking:
+            await asyncio.wait(self._looking.values(), timeout=max(0.05, self.interval_s * 0.9))
+        self.after_round()
+        await self._write()
+
+    def keep_for(self, hours: int) -> None:
+        """How long the history goes back from now on."""
+        self._ages = Ages.of_retention(hours)
+
+    def _begin(self, name: str, look: Callable[[], Awaitable[None]]) -> None:
+        task = self._looking.get(name)
+        if task is not None and not task.done():
+            return
+        self._looking[name] = asyncio.get_running_loop().create_task(self._guarded(name, look))
+
+    async def _guarded(self, name: str, look: Callable[[], Awaitable[None]]) -> None:
+        try:
+            async with self._slots:
+                await look()
+        except Exception:  # one bad look stops no other
+            log.exception("looking at %s failed", name)
+
+    def _meet(self, watched: Iterable[Watched]) -> None:
+        """Take up engines that are new, and let go of those that are not there any more."""
+        now = {one.id: one for one in watched}
+        for engine_id in self.engines.keys() - now.keys():
+            seen = self.engines.pop(engine_id)
+            task = asyncio.get_running_loop().create_task(seen.http.aclose())
+            self._looking[f"closing {engine_id}"] = task
+        for engine_id, one in now.items():
+            if engine_id not in self.engines:
+                self.engines[engine_id] = Seen(one, EngineHttp(one.endpoint, timeout_s=LOOK_LIMIT_S))
+        for name in [name for name, task in self._looking.items() if task.done() and name not in now]:
+            del self._looking[name]
+
+    async def _look_at(self, seen: Seen) -> None:
+        try:
+            async with asyncio.timeout(LOOK_LIMIT_S):
+                text = await seen.http.metrics()
+        except (EngineRequestFailed, TimeoutError) as error:
+            seen.answers, seen.trouble = False, str(error) or "it did not answer in time"
+            return
+        reading = read_engine_metrics(text)
+        at_s = time.time()
+        seen.answers, seen.trouble, seen.last = True, "", reading
+        seen.moving.look(at_s, reading)
+        self._add(seen.watched.subject, seen.following.look(at_s, reading))
+
+    async def _look_at_gauges(self) -> None:
+        found = await asyncio.to_thread(self._read_gauges)
+        at_s = time.time()
+        for subject, gauges in found.items():
+            self._add(subject, make_point(at_s, at_s, gauges))
+
+    def _add(self, subject: str, point: Point) -> None:
+        timeline = self.timelines.get(subject)
+        if timeline is None:
+            if len(self.timelines) >= _SUBJECTS_MOST:
+                self._drop_oldest()
+            timeline = self.timelines[subject] = Timeline()
+        self._keep(subject, timeline.add(point))
+
+    def _drop_oldest(self) -> None:
+        ends = {name: one.last.end_s if one.last else 0.0 for name, one in self.timelines.items()}
+        del self.timelines[min(ends, key=lambda name: ends[name])]
+
+    def _keep(self, subject: str, finished: Iterable[Finished]) -> None:
+        if self._history is not None:
+            self._finished += (Kept(subject, one) for one in finished)
+
+    async def _write(self) -> None:
+        if self._history is None or not self._finished:
+            return
+        kept, self._finished = self._finished, []
+        try:
+            await self._history.write(kept)
+            if self.said and self.said.startswith("metrics are not written"):
+                self.said = None
+        except HistoryTrouble as error:
+            self._finished = (kept + self._finished)[-_UNWRITTEN_MOST:]
+            self.said = f"metrics are not written down: {error}"
+
+    async def _forget(self) -> None:
+        if self._history is not None:
+            with suppress(HistoryTrouble):
+                await self._history.forget(self._ages, time.time())
+
+    async def close(self) -> None:
+        """Write what is not complete, and let go."""
+        for task in self._looking.values():
+            task.cancel()
+        for subject, timeline in self.timelines.items():
+            self._keep(subject, timeline.close())
+        await self._write()
+        if self._history is not None:
+            await self._history.close()
+        for seen in self.engines.values():
+            await seen.http.aclose()
+
+    # -- questions --------------------------------------------------------------------------------------------------
+
+    def window(self, subject: str, begin_s: float, end_s: float) -> Point | None:
+        """What this time adds up to; a day back at the most."""
+        timeline = self.timelines.get(subject)
+        return None if timeline is None else timeline.window(begin_s, end_s)
+
+    async def series(self, subject: str, begin_s: float, end_s: float, tier: Tier) -> list[Point]:
+        """The points of a stretch of time: from memory where they are, else as they were written down."""
+        timeline = self.timelines.get(subject)
+        points = [] if timeline is None else timeline.series(begin_s, end_s, tier)
+        first_s = points[0].begin_s if points else end_s
+        if self._history is None or first_s - begin_s <= 2 * max(tier.length_s, self.interval_s):
+            return points
+        with suppress(HistoryTrouble):
+            older = await self._history.read(subject, tier, begin_s, first_s)
+            return [*(one for one in older if one.end_s <= first_s), *points]
+        return points
+
+
+_UNWRITTEN_MOST = 5000
+
+
+def _nothing() -> None:
+    """After a round nothing is to be done."""

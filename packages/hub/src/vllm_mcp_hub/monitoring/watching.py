@@ -1,0 +1,244 @@
+"""Monitoring as part of the hub: which engines are looked at, what the alerts are told, and what clients may ask."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vllm_mcp_hub.core.alerting.states import Observation
+from vllm_mcp_hub.core.monitoring.fleet import Fleet, Member
+from vllm_mcp_hub.core.monitoring.observing import engine_observations, gauge_observations
+from vllm_mcp_hub.core.monitoring.points import Point
+from vllm_mcp_hub.core.monitoring.series import measure_of, series_of, tier_for
+from vllm_mcp_hub.host.gpus import read_gpus
+from vllm_mcp_hub.host.host_stats import HostStats
+from vllm_mcp_hub.monitoring.alerts import Alerts
+from vllm_mcp_hub.monitoring.monitor import Monitor, Seen, Watched
+from vllm_mcp_protocol.gpu import gpu_gauges, host_gauges
+from vllm_mcp_protocol.model import Endpoint, EngineStatus
+from vllm_mcp_protocol.monitoring import (
+    Alert,
+    AlertRuleView,
+    AlertsView,
+    EngineWatch,
+    GaugeValues,
+    GpusView,
+    HistogramValues,
+    MonitoringWindow,
+    MonitoringWish,
+    Series,
+    SubjectWindow,
+)
+
+if TYPE_CHECKING:
+    from vllm_mcp_hub.supervisor import Supervisor
+
+log = logging.getLogger(__name__)
+
+DATABASE = "metrics.db"
+_SERVING = (EngineStatus.READY, EngineStatus.DRAINING)
+
+
+class Monitoring:
+    """Samples and alerts of one hub."""
+
+    def __init__(self, hub: "Supervisor") -> None:
+        config = hub.config.monitoring
+        self._hub = hub
+        self._fleet = Fleet()
+        self._gpus, self._alerting = config.gpus, config.alerts
+        self._retention_hours = config.retention_hours
+        self._endpoint = config.endpoint
+        self._host = HostStats(hub.root)
+        self.monitor = Monitor(self._watched, self._read_gauges, config.interval_ms / 1000)
+        self.alerts = Alerts(hub.root, config.interval_ms / 1000)
+        self.alerts.webhook, self.alerts.command = config.webhook, tuple(config.command)
+        self.monitor.after_round = self._look
+        self._was_ready: set[str] = set()
+
+    async def run(self) -> None:
+        """Look for ever."""
+        config = self._hub.config.monitoring
+        path = Path(config.db_path) if config.db_path else self._hub.root / DATABASE
+        await self.monitor.open(path, self._retention_hours)
+        try:
+            await self.monitor.run()
+        finally:
+            await self.monitor.close()
+
+    def wish(self, wish: MonitoringWish) -> None:
+        """What a client's settings ask for; the last one counts. Raises SettingError, changing nothing of the rules."""
+        if wish.thresholds is not None:
+            self.alerts.set_thresholds(wish.thresholds)
+        if wish.interval_ms is not None:
+            self.monitor.interval_s = wish.interval_ms / 1000
+        if wish.retention_hours is not None:
+            self.monitor.keep_for(wish.retention_hours)
+        self._gpus = self._gpus if wish.gpus is None else wish.gpus
+        self._alerting = self._alerting if wish.alerts is None else wish.alerts
+        self._endpoint = wish.endpoint or self._endpoint
+
+    # -- what is looked at ------------------------------------------------------------------------------------------
+
+    def _watched(self) -> list[Watched]:
+        hub = self._hub
+        found = [
+            Watched(record.id, record.name, record.started_endpoint())
+            for record in (hub.records[engine.id] for engine in hub.ledger.live() if engine.state in _SERVING)
+            if record.endpoint is not None
+        ]
+        for remote in hub.remotes.values():
+            if remote.status in (*_SERVING, EngineStatus.UNREACHABLE) and remote.model_id:
+                found.append(Watched(remote.id, remote.model_id, remote.endpoint))
+        if self._endpoint is not None:
+            found.append(Watched("endpoint", self._endpoint, Endpoint(url=self._endpoint, served_name="")))
+        return found
+
+    def _read_gauges(self) -> Mapping[str, Mapping[str, float]]:
+        readings = read_gpus() if self._gpus else []
+        gauges = {f"gpu:{one.id}": gpu_gauges(one) for one in readings}
+        return {**gauges, "host": host_gauges(self._host.read())}
+
+    def _members(self) -> Iterator[Member]:
+        hub = self._hub
+        for engine in hub.ledger.engines.values():
+            record = hub.records[engine.id]
+            failed = engine.state is EngineStatus.STOPPED and engine.failure is not None
+            yield Member(engine.id, record.name, engine.state, record.was_ready, failed)
+        for remote in hub.remotes.values():
+            if remote.status is EngineStatus.READY:
+                self._was_ready.add(remote.id)
+            if remote.model_id:
+                yield Member(remote.id, remote.model_id, remote.status, remote.id in self._was_ready, False)
+
+    def _look(self) -> None:
+        """After each round: what was seen goes to the alerts."""
+        now_s = time.time()
+        known = self._fleet.look(self._members(), now_s)
+        if not self._alerting:
+            return
+        seen = {one.watched.name: one for one in self.monitor.engines.values()}
+        observations = list(self._observations(known, seen, now_s))
+        named = {f"engine:{name}" for name in known}
+        gone = {f"engine:{name}": reason for name, reason in known.items() if reason is not None}
+        gone |= {
+            subject: "the engine was unloaded"
+            for subject in self.alerts.known_subjects
+            if subject.startswith("engine:") and subject not in named
+        }
+        for change in self.alerts.look(observations, gone, now_s):
+            log.info("alert %s: %s", change.kind, change.message)
+            self._hub.audit.write("alert", **{"alert": change.id, "kind": change.kind, "rule": change.rule})
+
+    def _observations(
+        self, known: Mapping[str, str | None], seen: Mapping[str, Seen], now_s: float
+    ) -> Iterator[Observation]:
+        for name, reason in known.items():
+            if reason is not None:
+                continue
+            subject, one = f"engine:{name}", seen.get(name)
+            restarts = self._fleet.restarts(name)
+            if one is None or name in self._fleet.fallen:
+                yield Observation(subject, "answering", 0.0, now_s)
+                yield Observation(subject, "restarts", float(restarts), now_s)
+                continue
+            timeline = self.monitor.timelines.get(subject)
+            if timeline is not None or not one.answers:
+                yield from engine_observations(
+                    subject, timeline, one.moving, restarts, now_s, answers=one.answers
+                )
+        for subject, timeline in self.monitor.timelines.items():
+            point = timeline.last
+            if not subject.startswith("engine:") and point is not None and now_s - point.end_s < 60:
+                yield from gauge_observations(subject, point, now_s)
+
+    # -- questions --------------------------------------------------------------------------------------------------
+
+    def window(self, duration_s: float, subjects: Sequence[str] = ()) -> MonitoringWindow:
+        """What the last `duration_s` seconds brought, of these subjects or of all."""
+        now_s = time.time()
+        found = []
+        for subject in subjects or sorted(self.monitor.timelines):
+            point = self.monitor.window(subject, now_s - duration_s, now_s)
+            if point is not None:
+                found.append(_window(subject, point))
+        return MonitoringWindow(
+            at_s=now_s,
+            duration_s=duration_s,
+            interval_s=self.monitor.interval_s,
+            note=self.monitor.said or "",
+            engines=tuple(self._watches()),
+            subjects=tuple(found),
+        )
+
+    def _watches(self) -> Iterator[EngineWatch]:
+        for engine_id, seen in self.monitor.engines.items():
+            yield EngineWatch(
+                engine_id=engine_id,
+                name=seen.watched.name,
+                answers=seen.answers,
+                trouble=seen.trouble,
+                stuck_s=seen.moving.stuck_s if seen.answers else None,
+                restarts=self._fleet.restarts(seen.watched.name),
+            )
+
+    async def series(
+        self, subject: str, names: Iterable[str], begin_s: float, end_s: float, resolution_s: float | None
+    ) -> list[Series]:
+        """Numbers over time. Raises BadInput for a name that is none."""
+        measures = {name: measure_of(name) for name in names}
+        tier = tier_for(end_s - begin_s, resolution_s)
+        step_s = max(tier.length_s, resolution_s or 0.0)
+        points = await self.monitor.series(subject, begin_s, end_s, tier)
+        longest_s = 3 * max(step_s, self.monitor.interval_s)
+        return [
+            Series(
+                subject=subject,
+                name=name,
+                resolution_s=step_s or self.monitor.interval_s,
+                points=tuple(series_of(points, measure, step_s, longest_s)),
+            )
+            for name, measure in measures.items()
+        ]
+
+    async def gpus(self) -> GpusView:
+        """All that the GPUs tell, and the host, now."""
+        readings = await asyncio.to_thread(read_gpus) if self._gpus else []
+        host = await asyncio.to_thread(self._host.read)
+        return GpusView(at_s=time.time(), gpus=tuple(readings), host=host)
+
+    def set_rule(self, name: str, given: Mapping[str, object]) -> AlertRuleView:
+        """What set-alert-rule asks for. Raises BadInput, changing nothing."""
+        rule = self.alerts.set_rule(name, given)
+        self._hub.audit.write("alert-rule", rule=name, given=dict(given))
+        return AlertRuleView(**asdict(rule))
+
+    def alerts_view(self) -> AlertsView:
+        """The alerts, the rules, and what came of them."""
+        return AlertsView(
+            at_s=time.time(),
+            active=tuple(Alert(**one) for one in self.alerts.active()),
+            changes=tuple(self.alerts.changes),
+            rules=tuple(AlertRuleView(**asdict(rule)) for rule in self.alerts.rules),
+            undelivered=self.alerts.undelivered,
+            note=self.alerts.trouble or "",
+        )
+
+
+def _window(subject: str, point: Point) -> SubjectWindow:
+    return SubjectWindow(
+        subject=subject,
+        begin_s=point.begin_s,
+        end_s=point.end_s,
+        looks=point.looks,
+        covered_s=point.covered_s,
+        gauges={name: GaugeValues(**asdict(stat)) for name, stat in point.gauge_stats.items()},
+        counters=point.increases if point.covered_s else {},
+        histograms={
+            name: HistogramValues(bounds=one.bounds, counts=one.counts, sum=one.sum)
+            for name, one in point.histograms.items()
+        },
+    )

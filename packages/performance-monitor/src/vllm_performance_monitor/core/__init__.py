@@ -1,0 +1,1 @@
+"""What is made of samples: figures, words. Values in, values out."""

@@ -1,0 +1,192 @@
+"""What each tool answers. Fields never disappear; what was not measured is null."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from vllm_mcp_protocol.serving.results import ToolResult
+
+
+class Part(BaseModel):
+    """Base of what results are made of; its validator is built when it is first used."""
+
+    model_config = ConfigDict(defer_build=True)
+
+
+class ThroughputPart(Part):
+    prompt_tokens_per_second: float | None = None
+    generation_tokens_per_second: float | None = None
+    requests_per_second: float | None = None
+    avg_batch_size: float | None = Field(default=None, description="Requests that run at once, mean of the looks")
+    avg_tokens_per_step: float | None = None
+
+
+class LatencyPart(Part):
+    p50_ms: float | None = None
+    p95_ms: float | None = None
+    p99_ms: float | None = None
+    avg_ms: float | None = None
+    p99_error_ms: float | None = Field(
+        default=None, description="Width of the bucket of the p99; null with a p99: it is at least that"
+    )
+    measured: int = 0
+
+
+class LatenciesPart(Part):
+    ttft: LatencyPart = LatencyPart()
+    inter_token: LatencyPart = LatencyPart()
+    e2e: LatencyPart = LatencyPart()
+    queue: LatencyPart = LatencyPart()
+    prefill: LatencyPart = LatencyPart()
+    decode: LatencyPart = LatencyPart()
+
+
+class RequestsPart(Part):
+    total: int | None = None
+    successful: int | None = None
+    failed: int | None = None
+    failed_by_cause: dict[str, int] = {}
+    running: int | None = None
+    waiting: int | None = None
+    error_rate_percent: float | None = None
+    preemptions: int | None = None
+
+
+class CachePart(Part):
+    kv_usage_percent: float | None = None
+    kv_usage_max_percent: float | None = None
+    prefix_hit_rate_percent: float | None = None
+
+
+class MemoryPart(Part):
+    measured_mb: int | None = Field(default=None, description="Memory seen in use on its devices")
+    promised_mb: int | None = None
+    weights_gib: float | None = Field(default=None, description="As vLLM said at its start")
+    kv_cache_gib: float | None = None
+    kv_cache_tokens: int | None = None
+    max_concurrency: float | None = None
+
+
+class EngineMetrics(Part):
+    engine: str = Field(description="The name that it serves; total: all engines together")
+    engine_id: str | None = None
+    answers: bool | None = None
+    trouble: str = ""
+    stuck_seconds: float | None = Field(default=None, description="Running requests, and no token and no step")
+    covered_seconds: float = Field(description="Seconds of the window that were followed; the rest are gaps")
+    throughput: ThroughputPart | None = None
+    latency: LatenciesPart | None = None
+    requests: RequestsPart | None = None
+    cache: CachePart | None = None
+    memory: MemoryPart | None = None
+    custom: dict[str, float | None] | None = None
+
+
+class HardwareRow(Part):
+    device: str
+    utilization_percent: float | None = None
+    memory_used_mb: int | None = None
+    memory_total_mb: int | None = None
+    temperature_c: float | None = None
+    power_w: float | None = None
+
+
+class AlertRow(Part):
+    rule: str
+    severity: str
+    engine: str = Field(description="engine:NAME, gpu:0 or host")
+    metric: str
+    value: float | None
+    threshold: float
+    since: str = Field(description="ISO 8601, UTC")
+    message: str
+    suggestion: str = ""
+
+
+class HistoryRow(Part):
+    engine: str
+    metric: str
+    points: list[tuple[str, float | None]] = Field(description="[time, value]; null: a gap")
+
+
+class MetricsResult(ToolResult):
+    duration_seconds: float
+    sampled_every_seconds: float
+    engines: list[EngineMetrics] = []
+    total: EngineMetrics | None = None
+    hardware: list[HardwareRow] = []
+    alerts: list[AlertRow] = []
+    history: list[HistoryRow] = []
+    notes: list[str] = []
+
+
+class GpuStats(ToolResult):
+    gpus: list[dict[str, Any]] = Field(default=[], description="As NVML tells; what a GPU does not tell is null")
+    host: dict[str, Any] | None = Field(default=None, description="Where there is no GPU: the host in its place")
+    notes: list[str] = []
+
+
+class ModelMemory(Part):
+    model: str
+    engine_id: str
+    measured_mb: int | None = None
+    promised_mb: int | None = None
+    weights_mb: int | None = None
+    kv_cache_mb: int | None = None
+    activations_mb: int | None = None
+    cuda_graph_mb: int | None = None
+    other_mb: int | None = None
+    how: dict[str, str] = Field(default={}, description="How each figure was obtained")
+
+
+class MemoryStats(ToolResult):
+    gpu_memory: list[dict[str, Any]] = []
+    system_memory: dict[str, Any] = {}
+    model_memory: list[ModelMemory] = []
+    notes: list[str] = []
+
+
+class AlertsResult(ToolResult):
+    active: list[AlertRow] = []
+    past: list[dict[str, Any]] = Field(default=[], description="What was raised and cleared, the newest first")
+    undelivered: int = Field(default=0, description="News that no hook has taken yet")
+    notes: list[str] = []
+
+
+class RulePart(Part):
+    rule: str
+    metric: str
+    threshold: float
+    clear_threshold: float
+    for_seconds: float
+    severity: str
+    direction: str
+    enabled: bool
+    origin: str
+    suggestion: str = ""
+
+
+class RuleResult(ToolResult):
+    rule: RulePart
+
+
+class TrendResult(ToolResult):
+    metric: str
+    engine: str
+    unit: str
+    points: int
+    in_words: list[str]
+    slope_per_hour: float | None = None
+    slope_low: float | None = Field(default=None, description="95 % interval")
+    slope_high: float | None = None
+    changes: list[dict[str, Any]] = []
+    anomalies: list[dict[str, Any]] = []
+    forecast: dict[str, Any] | None = None
+
+
+class PlotResult(ToolResult):
+    path: str = Field(description="The picture as a file")
+    width: int
+    height: int
+    series: list[dict[str, Any]] = Field(description="The numbers: name, unit, first, last, min, max, mean")
+    notes: list[str] = []
