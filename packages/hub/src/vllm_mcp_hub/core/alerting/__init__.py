@@ -1,0 +1,1 @@
+"""Alerts: what is watched, when it is raised and cleared, and how news of it is delivered. Values in, values out."""

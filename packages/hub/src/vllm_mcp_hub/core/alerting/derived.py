@@ -1,0 +1,93 @@
+"""Metrics of the built-in rules that no sample holds: made of a window of samples. Pure.
+
+All return None where the window cannot tell.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+Points = Sequence[tuple[float, float]]
+"""(unix seconds, value), in order of time, without gaps."""
+
+_LEAST_REQUESTS = 20
+"""Below this a single failure is 5 % and more."""
+_LEAST_POINTS = 6
+"""Two in each third."""
+
+
+def queue_growth(waiting: Points) -> float | None:
+    """`queue_growth`: how many more requests wait now than before, at the least.
+
+    The fewest that waited in the last third of the window, less the most that waited in its first third: a burst that
+    drains, or a queue that breathes, gives no growth. Two minutes are a good window.
+    """
+    if len(waiting) < _LEAST_POINTS:
+        return None
+    begin, end = waiting[0][0], waiting[-1][0]
+    third_s = (end - begin) / 3
+    first = [value for at, value in waiting if at <= begin + third_s]
+    last = [value for at, value in waiting if at >= end - third_s]
+    if third_s <= 0 or len(first) < 2 or len(last) < 2:
+        return None
+    return max(0.0, min(last) - max(first))
+
+
+def increase(counter: Points) -> float | None:
+    """How much a counter grew in the window. A counter that fell began anew, at 0, when its engine did."""
+    if len(counter) < 2:
+        return None
+    steps = pairwise(value for _, value in counter)
+    return sum(after - before if after >= before else after for before, after in steps)
+
+
+def per_minute(counter: Points) -> float | None:
+    """`preemptions`: a counter's growth for each minute of the window."""
+    grown = increase(counter)
+    if grown is None or counter[-1][0] <= counter[0][0]:
+        return None
+    return grown * 60 / (counter[-1][0] - counter[0][0])
+
+
+def error_rate(successful: float, failed: float, *, least: int = _LEAST_REQUESTS) -> float | None:
+    """`error_rate` of the requests that ended in the window, in percent."""
+    total = successful + failed
+    return 100 * failed / total if total >= least else None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One look at an engine."""
+
+    at: float
+    running: int
+    tokens: float
+    """Prompt and generated tokens since its start."""
+    iterations: float
+    """Scheduler steps since its start: the count of vllm:iteration_tokens_total."""
+
+
+def stuck_seconds(looks: Sequence[Progress]) -> float | None:
+    """`stuck_seconds`: for how long requests have been running without a token and without a step.
+
+    Tokens alone would not do: a long prefill in chunks gives none for a while, but each chunk is a step.
+    """
+    if not looks:
+        return None
+    last = looks[-1]
+    since = last.at
+    for look in reversed(looks):
+        if look.running <= 0 or (look.tokens, look.iterations) != (last.tokens, last.iterations):
+            break
+        since = look.at
+    return max(0.0, last.at - since)
+
+
+def restarts(ended_at: Sequence[float], now: float, *, window_s: float = 3600) -> int:
+    """`restarts`: how often an engine ended without being asked to."""
+    return sum(now - window_s < at <= now for at in ended_at)
+
+
+def temperature_margin(celsius: float | None, slowdown_celsius: float | None) -> float | None:
+    """`temperature_margin`: below 0 the GPU already slows down."""
+    return None if celsius is None or slowdown_celsius is None else slowdown_celsius - celsius
