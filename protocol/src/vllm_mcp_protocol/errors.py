@@ -134,6 +134,10 @@ class ModelNotLoaded(NotThere):
     code = "MODEL_NOT_LOADED"
 
 
+class MetricNotFound(NotThere):
+    code = "METRIC_NOT_FOUND"
+
+
 class EngineNotFound(NotThere):
     code = "ENGINE_NOT_FOUND"
 

@@ -61,8 +61,8 @@ class CachePart(Part):
 class MemoryPart(Part):
     measured_mb: int | None = Field(default=None, description="Memory seen in use on its devices")
     promised_mb: int | None = None
-    weights_gib: float | None = Field(default=None, description="As vLLM said at its start")
-    kv_cache_gib: float | None = None
+    weights_mb: int | None = Field(default=None, description="As vLLM said at its start")
+    kv_cache_mb: int | None = None
     kv_cache_tokens: int | None = None
     max_concurrency: float | None = None
 

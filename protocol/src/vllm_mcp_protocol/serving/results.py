@@ -1,11 +1,11 @@
 """What a tool answers: one object, as structure and as compact JSON text."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import pydantic_core
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 from vllm_mcp_protocol.errors import ErrorInfo
 
@@ -23,6 +23,15 @@ class ToolResult(BaseModel):
     model_config = ConfigDict(defer_build=True)
 
     success: Literal[True] = True
+    _pictures: list[bytes] = PrivateAttr(default_factory=list)
+
+    def show_png(self, picture: bytes) -> None:
+        """Show a PNG beside the text, to clients that can."""
+        self._pictures.append(picture)
+
+    @property
+    def pictures(self) -> Sequence[bytes]:
+        return self._pictures
 
 
 def compact_json(payload: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from base64 import b64encode
 from collections.abc import Awaitable, Callable, Hashable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +15,7 @@ from mcp.server.mcpserver.resolve import (
     find_resolved_parameters,
     resolve_arguments,
 )
-from mcp_types import CallToolResult, InputRequiredResult, TextContent, ToolAnnotations
+from mcp_types import CallToolResult, ImageContent, InputRequiredResult, TextContent, ToolAnnotations
 from mcp_types import Tool as ListedTool
 from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic.fields import FieldInfo
@@ -124,7 +125,13 @@ def success_result(tool: SuiteTool, result: ToolResult) -> CallToolResult:
     """The wire form of a result. Raises TypeError when the function broke its annotation."""
     if not isinstance(result, tool.result):
         raise TypeError(f"{tool.name} returned {type(result).__name__} instead of {tool.result.__name__}")
-    return call_result(success_payload(result))
+    answer = call_result(success_payload(result))
+    answer.content += [_image(picture) for picture in result.pictures]
+    return answer
+
+
+def _image(picture: bytes) -> ImageContent:
+    return ImageContent(type="image", data=b64encode(picture).decode(), mime_type="image/png")
 
 
 def too_long(result: CallToolResult) -> str | None:

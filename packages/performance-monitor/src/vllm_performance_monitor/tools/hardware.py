@@ -10,7 +10,7 @@ from vllm_mcp_protocol.gpu import GpuReading
 from vllm_mcp_protocol.model import EngineView
 from vllm_mcp_protocol.monitoring import GpusView
 from vllm_mcp_protocol.serving.server import READ, SuiteServer
-from vllm_mcp_protocol.units import GIB, MIB, to_mib
+from vllm_mcp_protocol.units import to_mib
 from vllm_performance_monitor.results import GpuStats, MemoryStats, ModelMemory
 from vllm_performance_monitor.tools.metrics import ModelId
 from vllm_performance_monitor.workplace import Workplace, not_sampled
@@ -117,14 +117,14 @@ def model_memory(view: EngineView) -> ModelMemory:
     """What is known of one engine's memory."""
     facts, how = view.start_facts, dict[str, str]()
     parts: dict[str, int | None] = {}
-    for name, gib in (
-        ("weights_mb", facts.weights_gib),
-        ("kv_cache_mb", facts.kv_cache_gib),
-        ("activations_mb", getattr(facts, "activations_gib", None)),
-        ("cuda_graph_mb", getattr(facts, "graphs_gib", None)),
+    for name, size in (
+        ("weights_mb", facts.weights_bytes),
+        ("kv_cache_mb", facts.kv_cache_bytes),
+        ("cuda_graph_mb", facts.graph_bytes),
     ):
-        parts[name] = None if gib is None else round(gib * GIB / MIB)
-        how[name] = "not told by vLLM" if gib is None else "vLLM said so at its start"
+        parts[name] = None if size is None else to_mib(size)
+        how[name] = "vLLM did not tell" if size is None else "vLLM said so at its start"
+    how["activations_mb"] = "vLLM does not tell; they are in other_mb"
     measured = None if view.measured_bytes is None else to_mib(view.measured_bytes)
     told = sum(value for value in parts.values() if value is not None)
     how["measured_mb"] = "not measured yet" if measured is None else "memory of its processes on its devices, by the hub"

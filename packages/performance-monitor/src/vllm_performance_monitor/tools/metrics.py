@@ -118,8 +118,8 @@ def memory_of(view: EngineView) -> MemoryPart:
     return MemoryPart(
         measured_mb=None if view.measured_bytes is None else to_mib(view.measured_bytes),
         promised_mb=to_mib(view.promised_bytes) if view.promised_bytes else None,
-        weights_gib=facts.weights_gib,
-        kv_cache_gib=facts.kv_cache_gib,
+        weights_mb=None if facts.weights_bytes is None else to_mib(facts.weights_bytes),
+        kv_cache_mb=None if facts.kv_cache_bytes is None else to_mib(facts.kv_cache_bytes),
         kv_cache_tokens=facts.kv_cache_tokens,
         max_concurrency=facts.max_concurrency,
     )
