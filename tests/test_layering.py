@@ -23,7 +23,7 @@ PURE_PROTOCOL = {
     for name in (
         *("units", "errors", "model", "model_names", "settings", "redaction"),
         *("answers", "memory_needs", "request_defaults", "vllm_models"),
-        *("checkpoint", "hf.inventory"),
+        *("checkpoint", "hf.inventory", "metrics"),
         *(f"weights.{name}" for name in ("names", "headers", "counts", "summary", "gguf")),
         *(f"serving.{name}" for name in ("arguments", "naming", "paging", "permissions")),
         *(f"serving.{name}" for name in ("rendering", "results", "schema")),

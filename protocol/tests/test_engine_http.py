@@ -143,6 +143,8 @@ async def test_gauges_are_summed_over_replicas(http: EngineHttp, engine: Engine)
     assert (await http.use())[:2] == (1, 2)
     engine.set("/metrics", b"")
     assert await http.use() == (0, 0, 0)
+    engine.set("/metrics", b"vllm:num_requests_running 1\nmine: broken\n\xff\nmine 1 2 3\nvllm:prompt_tokens_total 5\n")
+    assert await http.use() == (1, 0, 5)  # somebody else's mistakes
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ environment do not get between, and what it says about an error reaches the call
 """
 
 import json
-import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from types import TracebackType
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple, Self
 import httpx2
 
 from vllm_mcp_protocol.errors import EngineRequestFailed, EngineTimeout, EngineUnreachable
+from vllm_mcp_protocol.metrics.exposition import parse_prometheus
 from vllm_mcp_protocol.model import Endpoint, JsonObject
 from vllm_mcp_protocol.units import MIB, format_seconds
 
@@ -111,8 +111,7 @@ class EngineHttp:
 
     async def use(self) -> Use:
         """How much it has to do, over all models and replicas."""
-        text = (await self._control("GET", "/metrics")).decode(errors="replace")
-        return Use(_sum_of(text, _RUNNING), _sum_of(text, _WAITING), _sum_of(text, _WORK))
+        return _use_in(await self._control("GET", "/metrics"))
 
     async def is_sleeping(self) -> bool:
         """What the engine itself says; its dev routes must be on."""
@@ -286,17 +285,17 @@ def _words(answer: JsonObject) -> str:
     return error if isinstance(error, str) else json.dumps(error)
 
 
-def _sum_of(metrics: str, names: frozenset[str]) -> int:
-    return sum(_sample(line) for line in metrics.splitlines() if re.split(r"[{ ]", line, maxsplit=1)[0] in names)
-
-
-def _sample(line: str) -> int:
-    """`name{labels} value [timestamp]`: a label's text may hold spaces and braces."""
-    fields = line.rpartition("}")[2].split() if "{" in line else line.split()[1:]
+def _use_in(metrics: bytes) -> Use:
+    """Lines about anything else may be malformed; one of these must not be taken for an idle engine."""
     try:
-        return int(float(fields[0]))
-    except (ValueError, IndexError, OverflowError) as error:
-        raise EngineRequestFailed(f"The engine's metrics hold a line that is none: {line[:80]!r}.") from error
+        samples = list(parse_prometheus(metrics, wanted=_RUNNING | _WAITING | _WORK).samples())
+        running, waiting, work = (
+            sum(int(sample.value) for sample in samples if sample.name in names)
+            for names in (_RUNNING, _WAITING, _WORK)
+        )
+    except (ValueError, OverflowError) as error:
+        raise EngineRequestFailed(f"The engine's metrics hold a line that is none: {error}.") from error
+    return Use(running, waiting, work)
 
 
 def _reason(error: Exception) -> str:

@@ -1,0 +1,154 @@
+"""Histograms: differences, sums, quantiles with their error. Pure.
+
+A histogram knows how many observations fell between two bounds and nothing about where between them; everything read
+out of one carries that error, and here it says how large it is.
+"""
+
+import math
+from bisect import bisect_left
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import accumulate
+from operator import sub
+from typing import NamedTuple, Self
+
+
+class BadHistogram(ValueError):
+    """Buckets that are no histogram, or two that have nothing in common; the message says which."""
+
+
+class Quantile(NamedTuple):
+    """An estimate: the true quantile is above `low` and at most `high`, in the unit of the bounds."""
+
+    value: float
+    low: float
+    """-inf in the first bucket of a histogram whose first bound is not above zero."""
+    high: float
+    """+inf in the last bucket: then `value` is the last finite bound, and the quantile is at least that."""
+
+    @property
+    def error(self) -> float:
+        """Width of the bucket: how far `value` can be off. +inf where the bucket has no end."""
+        return self.high - self.low
+
+    @property
+    def at_least(self) -> bool:
+        """Is `value` only what the quantile is above of?"""
+        return math.isinf(self.high)
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """How many observations fell into each bucket.
+
+    Raises BadHistogram unless the bounds rise, the counts are finite and not negative, and there is one more of them.
+    """
+
+    bounds: tuple[float, ...]
+    """Upper bounds, inclusive, rising, without +Inf. Below the first one, a bucket begins at 0 or at -inf."""
+    counts: tuple[float, ...]
+    """Observations by bucket, not cumulative; the last one is for what is above all bounds."""
+    sum: float
+    """Of all observations, in the unit of the bounds."""
+
+    def __post_init__(self) -> None:
+        if len(self.counts) != len(self.bounds) + 1:
+            raise BadHistogram(f"{len(self.bounds)} bounds need {len(self.bounds) + 1} counts, not {len(self.counts)}")
+        if not all(map(math.isfinite, self.bounds)) or sorted(set(self.bounds)) != list(self.bounds):
+            raise BadHistogram("the bounds do not rise")
+        if not all(map(math.isfinite, self.counts)) or min(self.counts) < 0:
+            raise BadHistogram("a bucket has a negative count, or none")
+
+    @classmethod
+    def of_buckets(cls, cumulative: Iterable[tuple[float, float]], total: float) -> Self:
+        """From pairs of `le` (+Inf among them) and the count up to it, in any order. Raises BadHistogram."""
+        pairs = sorted(cumulative)
+        bounds = tuple(bound for bound, _ in pairs)
+        if not bounds or bounds[-1] != math.inf:
+            raise BadHistogram("the bucket +Inf is missing")
+        heights = [height for _, height in pairs]
+        return cls(bounds[:-1], tuple(map(sub, heights, [0.0, *heights])), total)
+
+    @property
+    def count(self) -> float:
+        """Number of observations."""
+        return math.fsum(self.counts)
+
+    @property
+    def mean(self) -> float | None:
+        """Exact, in the unit of the bounds; None without observations, or where the sum is not finite."""
+        count = self.count
+        return self.sum / count if count and math.isfinite(self.sum) else None
+
+
+def quantile(histogram: Histogram, q: float) -> Quantile | None:
+    """The value that the share `q` of all observations does not exceed; None without observations or bounds.
+
+    Linear inside a bucket, as PromQL's `histogram_quantile`: the first bucket begins at 0, or is taken as its bound
+    when that is not above 0; of the last bucket only the beginning is known. Two things differ: `q` outside 0–1 raises
+    ValueError (PromQL: ±Inf), and `q` = 0 is where the first bucket that holds anything begins (PromQL: NaN, when the
+    very first is empty).
+    """
+    if not 0 <= q <= 1:
+        raise ValueError(f"a quantile is between 0 and 1, not {q:g}")
+    bounds, counts = histogram.bounds, histogram.counts
+    heights = list(accumulate(counts))
+    if not bounds or not heights[-1]:
+        return None
+    rank = q * heights[-1]
+    at = bisect_left(heights, rank) if rank else next(i for i, count in enumerate(counts) if count)
+    if at >= len(bounds):
+        return Quantile(bounds[-1], bounds[-1], math.inf)
+    high = bounds[at]
+    if at == 0 and high <= 0:
+        return Quantile(high, -math.inf, high)
+    low = bounds[at - 1] if at else 0.0
+    share = (rank - (heights[at] - counts[at])) / counts[at]
+    return Quantile(low + (high - low) * min(1.0, max(0.0, share)), low, high)
+
+
+def increase(before: Histogram | None, after: Histogram, *, restarted: bool = False) -> Histogram:
+    """What was observed between two scrapes of one cumulative histogram.
+
+    Observations never leave a bucket: one that holds less than before, or other bounds, show that the engine was
+    started anew, and then everything in `after` is new. A restart after which each bucket holds more than before cannot
+    be seen here; `restarted` says so where something else shows it. `before` is None where nothing was counted yet.
+    """
+    if before is None or restarted or _began_anew(before, after):
+        return after
+    counts = tuple(new - old for new, old in zip(after.counts, before.counts, strict=True))
+    return Histogram(after.bounds, counts, after.sum - before.sum)
+
+
+def _began_anew(before: Histogram, after: Histogram) -> bool:
+    if before.bounds != after.bounds:
+        return True
+    if any(new < old for new, old in zip(after.counts, before.counts, strict=True)):
+        return True
+    # Seconds and tokens are not negative, so that their sum only grows.
+    return bool(after.bounds) and after.bounds[0] >= 0 and after.sum < before.sum
+
+
+def add(first: Histogram, second: Histogram) -> Histogram:
+    """Both together. With different bounds, on those that they share: coarser, and still exact.
+
+    Raises BadHistogram where they share none (of two that have any): that would be a count without a distribution.
+    """
+    if first.bounds != second.bounds:
+        shared = set(first.bounds) & set(second.bounds)
+        if not shared:
+            raise BadHistogram("the two histograms have no bound in common")
+        first, second = _on(first, shared), _on(second, shared)
+    counts = tuple(one + other for one, other in zip(first.counts, second.counts, strict=True))
+    return Histogram(first.bounds, counts, first.sum + second.sum)
+
+
+def _on(histogram: Histogram, shared: set[float]) -> Histogram:
+    """The same histogram on some of its bounds."""
+    counts, pending = list[float](), 0.0
+    for bound, count in zip((*histogram.bounds, math.inf), histogram.counts, strict=True):
+        pending += count
+        if bound in shared or bound == math.inf:
+            counts.append(pending)
+            pending = 0.0
+    return Histogram(tuple(bound for bound in histogram.bounds if bound in shared), tuple(counts), histogram.sum)

@@ -1,0 +1,203 @@
+"""Histograms and counters against raw observations: numpy's quantiles, and simulated engines that restart."""
+
+import math
+from bisect import bisect_left
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from vllm_mcp_protocol.metrics.histogram import BadHistogram, Histogram, Quantile, add, increase, quantile
+from vllm_mcp_protocol.metrics.increase import Increase, growth, increases, total
+
+BOUNDS = st.lists(st.integers(-20, 60), min_size=1, max_size=8, unique=True).map(
+    lambda some: tuple(map(float, sorted(some)))
+)
+OBSERVED = st.lists(st.integers(-30, 80).map(lambda tenths: tenths / 2), max_size=60)
+SHARES = st.one_of(st.sampled_from([0.0, 0.5, 0.99, 1.0]), st.floats(0, 1))
+
+
+def of(bounds: tuple[float, ...], observed: list[float]) -> Histogram:
+    """What a client library counts: an observation belongs to the first bucket whose bound it does not exceed."""
+    counts = [0.0] * (len(bounds) + 1)
+    for value in observed:
+        counts[bisect_left(bounds, value)] += 1
+    return Histogram(bounds, tuple(counts), math.fsum(observed))
+
+
+@given(BOUNDS, OBSERVED, SHARES)
+def test_the_true_quantile_lies_in_the_stated_bucket(
+    bounds: tuple[float, ...], observed: list[float], q: float
+) -> None:
+    found = quantile(of(bounds, observed), q)
+    if not observed:
+        assert found is None
+        return
+    assert found is not None
+    true = float(np.quantile(np.array(observed), q, method="inverted_cdf"))
+    if bounds[0] > 0 and true < 0:
+        assert found.low == 0  # as in PromQL, the first bucket begins at 0: seconds and tokens are not negative
+        return
+    assert found.low <= true <= found.high
+    assert found.low <= found.value <= found.high
+    assert found.error == found.high - found.low
+    assert found.at_least == (true > bounds[-1])
+
+
+@given(BOUNDS, OBSERVED, SHARES)
+def test_quantiles_are_promqls(bounds: tuple[float, ...], observed: list[float], q: float) -> None:
+    """Written down from the documentation of histogram_quantile, over cumulative buckets and by interpolation."""
+    assume(observed and q > 0)
+    found = quantile(of(bounds, observed), q)
+    assert found is not None
+    heights = [sum(value <= bound for value in observed) for bound in (*bounds, math.inf)]
+    rank = q * len(observed)
+    at = next(i for i, height in enumerate(heights) if height >= rank)
+    if at == len(bounds):
+        expected = bounds[-1]
+    elif at == 0 and bounds[0] <= 0:
+        expected = bounds[0]
+    else:
+        start, base = (bounds[at - 1], heights[at - 1]) if at else (0.0, 0)
+        expected = float(np.interp(rank, [base, heights[at]], [start, bounds[at]]))
+    assert found.value == pytest.approx(expected, abs=1e-9)
+
+
+def test_quantiles_at_the_edges() -> None:
+    h = Histogram((1.0, 2.0, 4.0), (0.0, 4.0, 0.0, 4.0), 30.0)
+    assert quantile(h, 0.25) == Quantile(1.5, 1.0, 2.0)
+    assert quantile(h, 0.5) == Quantile(2.0, 1.0, 2.0)
+    assert quantile(h, 0) == Quantile(1.0, 1.0, 2.0)
+    last = quantile(h, 0.9)
+    assert last == Quantile(4.0, 4.0, math.inf)
+    assert last.at_least
+    assert last.error == math.inf
+    assert quantile(Histogram((0.0, 1.0), (3.0, 0.0, 0.0), 0.0), 0.5) == Quantile(0.0, -math.inf, 0.0)
+    assert quantile(Histogram((1.0,), (0.0, 0.0), 0.0), 0.5) is None
+    assert quantile(Histogram((), (5.0,), 9.0), 0.5) is None  # only +Inf
+    for q in (-0.1, 1.1, math.nan):
+        with pytest.raises(ValueError, match="between 0 and 1"):
+            quantile(h, q)
+    assert h.mean == 30 / 8
+    assert Histogram((), (0.0,), 0.0).mean is None
+    assert Histogram((), (1.0,), math.nan).mean is None
+
+
+@pytest.mark.parametrize(
+    ("bounds", "counts"),
+    [
+        ((1.0,), (1.0,)),
+        ((2.0, 1.0), (0.0, 0.0, 0.0)),
+        ((1.0, 1.0), (0.0, 0.0, 0.0)),
+        ((math.nan,), (0.0, 0.0)),
+        ((math.inf,), (0.0, 0.0)),
+        ((1.0,), (-1.0, 0.0)),
+        ((1.0,), (math.nan, 0.0)),
+        ((1.0,), (0.0, math.inf)),
+    ],
+)
+def test_what_is_no_histogram(bounds: tuple[float, ...], counts: tuple[float, ...]) -> None:
+    with pytest.raises(BadHistogram):
+        Histogram(bounds, counts, 0.0)
+
+
+def test_from_buckets() -> None:
+    assert Histogram.of_buckets([(math.inf, 5.0), (1.0, 2.0), (2.0, 2.0)], 7.0) == Histogram(
+        (1.0, 2.0), (2.0, 0.0, 3.0), 7.0
+    )
+    bad: list[list[tuple[float, float]]] = [
+        [],
+        [(1.0, 2.0)],
+        [(1.0, 2.0), (math.inf, 1.0)],
+        [(math.nan, 1.0), (math.inf, 1.0)],
+    ]
+    for pairs in bad:
+        with pytest.raises(BadHistogram):
+            Histogram.of_buckets(pairs, 0.0)
+
+
+@given(BOUNDS, OBSERVED, OBSERVED)
+def test_what_came_between_two_scrapes(bounds: tuple[float, ...], first: list[float], second: list[float]) -> None:
+    found = increase(of(bounds, first), of(bounds, first + second))
+    expected = of(bounds, second)
+    if found.counts != expected.counts:
+        # Only seconds and tokens: with negative observations, a sum that falls is no sign of a restart.
+        assert bounds[0] >= 0
+        assert sum(second) < 0
+        return
+    assert found.sum == pytest.approx(expected.sum)
+    assert increase(None, of(bounds, first)) == of(bounds, first)
+
+
+@given(BOUNDS, OBSERVED, OBSERVED)
+def test_a_restart_between_two_scrapes(bounds: tuple[float, ...], first: list[float], second: list[float]) -> None:
+    before, after = of(bounds, first), of(bounds, second)
+    assert increase(before, after, restarted=True) == after
+    found = increase(before, after)
+    if any(new < old for new, old in zip(after.counts, before.counts, strict=True)):
+        assert found == after
+    assert min(found.counts) >= 0
+
+
+def test_signs_of_a_restart() -> None:
+    before = Histogram((1.0, 2.0), (3.0, 0.0, 0.0), 3.0)
+    assert increase(before, Histogram((1.0, 2.0), (3.0, 1.0, 0.0), 5.0)).counts == (0, 1, 0)
+    slower = Histogram((1.0, 2.0), (2.0, 5.0, 0.0), 9.0)  # cumulative: 2, 7, 7, of which only the first falls
+    assert increase(before, slower) == slower
+    lighter = Histogram((1.0, 2.0), (4.0, 0.0, 0.0), 2.0)
+    assert increase(before, lighter) == lighter
+    other = Histogram((1.0, 3.0), (9.0, 9.0, 9.0), 99.0)
+    assert increase(before, other) == other
+
+
+@given(BOUNDS, BOUNDS, OBSERVED, OBSERVED)
+def test_two_histograms_together(
+    bounds: tuple[float, ...], others: tuple[float, ...], first: list[float], second: list[float]
+) -> None:
+    shared = tuple(sorted(set(bounds) & set(others)))
+    if not shared:
+        with pytest.raises(BadHistogram, match="in common"):
+            add(of(bounds, first), of(others, second))
+        return
+    found, expected = add(of(bounds, first), of(others, second)), of(shared, first + second)
+    assert (found.bounds, found.counts) == (expected.bounds, expected.counts)
+    assert found.sum == pytest.approx(expected.sum)
+
+
+LIVES = st.lists(st.lists(st.integers(0, 50), min_size=1, max_size=6), min_size=1, max_size=4)
+
+
+@given(LIVES, st.data())
+def test_a_counter_through_restarts_and_gaps(lives: list[list[int]], data: Any) -> None:
+    """Each life counts from 0; whoever looks misses nothing but what died unseen."""
+    looks: list[tuple[float, float | None]] = []
+    counted: list[tuple[float, int, float]] = []  # time, life, value
+    for life, work in enumerate(lives):
+        value = 0
+        for amount in work:
+            value += amount
+            at_s = float(len(looks))
+            seen = data.draw(st.booleans())
+            looks.append((at_s, float(value) if seen else data.draw(st.sampled_from([None, math.nan, math.inf]))))
+            counted += [(at_s, life, float(value))] if seen else []
+    found = list(increases(looks))
+    assert [(one.since_s, one.until_s) for one in found] == [(a[0], b[0]) for a, b in pairwise(counted)]
+    for one, before, after in zip(found, counted[:-1], counted[1:], strict=True):
+        assert one.restarted == (after[2] < before[2])
+        if before[1] == after[1]:
+            assert one.amount == after[2] - before[2]
+        else:
+            assert 0 <= one.amount <= after[2]
+    assert total(found) == (sum(one.amount for one in found) if found else None)
+
+
+def test_gaps_are_no_zeros() -> None:
+    looks = [(0.0, 10.0), (10.0, None), (20.0, 50.0), (20.0, 60.0), (15.0, 70.0), (30.0, 5.0)]
+    assert list(increases(looks)) == [Increase(0.0, 20.0, 40.0, False), Increase(20.0, 30.0, 5.0, True)]
+    assert list(increases(looks, most_s=15.0)) == [Increase(20.0, 30.0, 5.0, True)]
+    assert next(increases(looks)).per_second == 2.0
+    assert (growth(3, 5), growth(5, 3), growth(3, 5, restarted=True)) == (2, 3, 5)
+    assert total([]) is None
