@@ -109,9 +109,13 @@ class EngineHttp:
         data = _object(await self._control("GET", "/v1/models")).get("data")
         return [entry for entry in data if isinstance(entry, dict)] if isinstance(data, list) else []
 
+    async def metrics(self) -> bytes:
+        """What it says at /metrics, in Prometheus' text form; at most `MAX_CONTROL_BYTES`."""
+        return await self._control("GET", "/metrics")
+
     async def use(self) -> Use:
         """How much it has to do, over all models and replicas."""
-        return _use_in(await self._control("GET", "/metrics"))
+        return _use_in(await self.metrics())
 
     async def is_sleeping(self) -> bool:
         """What the engine itself says; its dev routes must be on."""

@@ -30,7 +30,7 @@ class MonitoringConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     interval_ms: int = Field(default=5000, ge=100, le=3_600_000)
-    """Between two looks at engines, GPUs and the host; MONITOR_INTERVAL_MS of a client changes it while the hub runs."""
+    """Between two looks at engines, GPUs and the host; a client's MONITOR_INTERVAL_MS changes it while the hub runs."""
     retention_hours: int = Field(default=168, ge=1, le=24 * 366)
     db_path: str | None = None
     """Of the history; `metrics.db` in the state folder where nothing is said."""

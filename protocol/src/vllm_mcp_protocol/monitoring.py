@@ -143,6 +143,8 @@ class GpusView(Value):
     at_s: float
     gpus: tuple[GpuReading, ...] = ()
     host: HostReading
+    owners: Mapping[int, str] = {}
+    """Which engine a process belongs to, by its id."""
 
 
 class MonitoringWish(Value):

@@ -6,9 +6,9 @@ _INSTRUCTIONS = """\
 Tells how vLLM engines and GPUs are doing, now and over days, from vLLM's own metrics and NVML. The hub samples them \
 also while no client is there.
 
-get-metrics is the first call: throughput, latency (p50/p95/p99 with their error), requests, KV cache, memory, for each \
-engine and in total, with the active alerts. duration_seconds says over which time. get-gpu-stats and get-memory-stats \
-look into GPUs (without one, at the host) and at what the memory is used for.
+get-metrics is the first call: throughput, latency (p50/p95/p99 with their error), requests, KV cache, memory, for \
+each engine and in total, with the active alerts. duration_seconds says over which time. get-gpu-stats and \
+get-memory-stats look into GPUs (without one, at the host) and at what the memory is used for.
 get-alerts shows what is wrong with a next step; set-alert-rule changes a limit. get-trends tells where a metric is \
 going and when it reaches its threshold, plot-metrics draws.
 

@@ -1,4 +1,4 @@
-"""Resources: how things are now, for clients that pick rather than call, and news of alerts for those that subscribed."""
+"""Resources: how things are now, for clients that pick rather than call, news of alerts for those that asked."""
 
 import asyncio
 import logging

@@ -68,5 +68,7 @@ def not_sampled(model_id: str, known: Sequence[str]) -> ModelNotLoaded:
         f"No engine that serves {model_id[:200]!r} was seen in this time; there were: {shown}.",
         model_id=model_id[:200],
         known=list(known[:10]),
-        suggestion=f"give {close}" if close else "list-models shows what is loaded; a longer duration_seconds looks back",
+        suggestion=f"give {close}"
+        if close
+        else "list-models shows what is loaded; a longer duration_seconds looks back",
     )

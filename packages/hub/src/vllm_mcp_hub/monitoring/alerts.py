@@ -89,7 +89,7 @@ class Alerts:
             {},
         ):
             try:
-                rules = compose(**layers, observed=self._observed)  # type: ignore[arg-type]
+                rules = compose(**layers, observed=self._observed)
             except SuiteError as error:
                 self.trouble = self.trouble or str(error)
                 continue
@@ -172,10 +172,12 @@ class Alerts:
         self._sending = {name: task for name, task in self._sending.items() if not task.done()}
 
     async def _deliver(self, delivery: hooks.Delivery, now_s: float) -> None:
-        attempt = _post if delivery.hook == "webhook" else _run
         try:
             async with asyncio.timeout(_ATTEMPT_S):
-                result = await attempt(self.webhook if delivery.hook == "webhook" else self.command, delivery.payload)  # type: ignore[operator]
+                if delivery.hook == "webhook":
+                    result = await _post(self.webhook or "", delivery.payload)
+                else:
+                    result = await _run(self.command, delivery.payload)
         except Exception as error:  # whatever a receiver does, it is tried again
             result = hooks.Result("failed", str(error)[:_WORDS_BYTES] or type(error).__name__)
         self._queue, dropped = hooks.finished(self._queue, delivery, result, now_s, _POLICY)
@@ -205,17 +207,13 @@ class Alerts:
             self._path.replace(self._path.with_suffix(".unreadable"))
 
     def _keep(self) -> None:
-        content = {
-            "states": states_to_json(self._states),
-            "queue": hooks.queue_to_json(self._queue),
-            "rules": self._stored,
-            "changes": list(self.changes),
-        }
-        # What only counts on (since when something holds) need not be written at each look.
-        shown = json.dumps([[(s["rule"], s["subject"], s["phase"]) for s in content["states"]], content["queue"],
-                            content["rules"], len(content["changes"]), content["changes"][-1:]])  # fmt: skip
+        states, queue = states_to_json(self._states), hooks.queue_to_json(self._queue)
+        # What only counts on (for how long something holds) need not be written at each look.
+        phases = [(state["rule"], state["subject"], state["phase"]) for state in states]
+        shown = json.dumps([phases, queue, self._stored, len(self.changes), list(self.changes)[-1:]])
         if shown == self._written:
             return
+        content = {"states": states, "queue": queue, "rules": self._stored, "changes": list(self.changes)}
         try:
             write_atomic(self._path, json.dumps(content).encode())
             self._written = shown
@@ -250,4 +248,6 @@ async def _run(command: tuple[str, ...], payload: Mapping[str, Any]) -> hooks.Re
         raise
     if process.returncode == 0:
         return hooks.Result("delivered")
-    return hooks.Result("failed", f"it ended with {process.returncode}: {words[-_WORDS_BYTES:].decode(errors='replace')}")
+    return hooks.Result(
+        "failed", f"it ended with {process.returncode}: {words[-_WORDS_BYTES:].decode(errors='replace')}"
+    )

@@ -85,20 +85,20 @@ class History:
         return history
 
     async def _check(self, connection: AsyncConnection) -> None:
-        (version,) = (await connection.exec_driver_sql("PRAGMA user_version")).one()
+        version = (await connection.exec_driver_sql("PRAGMA user_version")).scalar_one()
         if version not in (0, FORMAT):
             raise ValueError(f"its format is {version}, and {FORMAT} is known here")
         await connection.exec_driver_sql(f"PRAGMA user_version = {FORMAT}")
-        ((sound,),) = (await connection.exec_driver_sql("PRAGMA quick_check(1)")).all()
+        sound = (await connection.exec_driver_sql("PRAGMA quick_check(1)")).scalar_one()
         if sound != "ok":
             raise ValueError(f"SQLite says: {sound}")
 
     async def _learn(self, connection: AsyncConnection) -> None:
-        for number, name in await connection.exec_driver_sql("SELECT id, name FROM subjects"):
-            self._subjects[name] = number
-        for number, text in await connection.exec_driver_sql("SELECT id, layout FROM layouts"):
-            layout = Layout.of_json(json.loads(text))
-            self._layouts[layout], self._by_number[number] = number, layout
+        for row in await connection.exec_driver_sql("SELECT id, name FROM subjects"):
+            self._subjects[row.name] = row.id
+        for row in await connection.exec_driver_sql("SELECT id, layout FROM layouts"):
+            layout = Layout.of_json(json.loads(row.layout))
+            self._layouts[layout], self._by_number[row.id] = row.id, layout
 
     async def close(self) -> None:
         await self._engine.dispose()

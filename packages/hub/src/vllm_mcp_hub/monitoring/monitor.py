@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -130,7 +131,7 @@ class Monitor:
         self._meet(self._watched())
         self._begin("gauges", self._look_at_gauges)
         for seen in list(self.engines.values()):
-            self._begin(seen.watched.id, lambda seen=seen: self._look_at(seen))
+            self._begin(seen.watched.id, partial(self._look_at, seen))
         if self._looking:
             await asyncio.wait(self._looking.values(), timeout=max(0.05, self.interval_s * 0.9))
         self.after_round()

@@ -147,9 +147,7 @@ class Monitoring:
                 continue
             timeline = self.monitor.timelines.get(subject)
             if timeline is not None or not one.answers:
-                yield from engine_observations(
-                    subject, timeline, one.moving, restarts, now_s, answers=one.answers
-                )
+                yield from engine_observations(subject, timeline, one.moving, restarts, now_s, answers=one.answers)
         for subject, timeline in self.monitor.timelines.items():
             point = timeline.last
             if not subject.startswith("engine:") and point is not None and now_s - point.end_s < 60:

@@ -90,15 +90,20 @@ def latency(histogram: Histogram | None) -> Latency:
     """Of a histogram of seconds."""
     if histogram is None or not histogram.count:
         return Latency(None, None, None, None, None, 0)
-    p50, p95, p99 = (quantile(histogram, q) for q in (0.5, 0.95, 0.99))
-    error = None if p99 is None or p99.at_least else round(p99.error * 1000, 3)
-    values = [None if one is None else _ms(one.value) for one in (p50, p95, p99)]
-    mean = histogram.mean
-    return Latency(*values, None if mean is None else _ms(mean), error, round(histogram.count))
+    p99 = quantile(histogram, 0.99)
+    return Latency(
+        p50_ms=_quantile_ms(histogram, 0.5),
+        p95_ms=_quantile_ms(histogram, 0.95),
+        p99_ms=_quantile_ms(histogram, 0.99),
+        avg_ms=None if histogram.mean is None else round(histogram.mean * 1000, 3),
+        p99_error_ms=None if p99 is None or p99.at_least else round(p99.error * 1000, 3),
+        measured=round(histogram.count),
+    )
 
 
-def _ms(seconds: float) -> float:
-    return round(seconds * 1000, 3)
+def _quantile_ms(histogram: Histogram, q: float) -> float | None:
+    told = quantile(histogram, q)
+    return None if told is None else round(told.value * 1000, 3)
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,8 +66,8 @@ NAMED: dict[str, Named] = {
 
 
 def named(name: str) -> Named:
-    """A course by its name, or any number of an engine as the hub knows it (`rate:…`, `p95:…`, a gauge). Raises BadInput
-    for a word that is close to one of the names and is none."""
+    """A course by its name, or any number of an engine as the hub knows it (`rate:…`, `p95:…`, a gauge). Raises
+    BadInput for a word that is none."""
     if name in NAMED:
         return NAMED[name]
     if ":" in name or "_" in name:
@@ -77,7 +77,9 @@ def named(name: str) -> Named:
         f"{name[:80]!r} is no metric that has a course; there are: {', '.join(NAMED)}.",
         parameter="metric",
         value=name[:80],
-        suggestion=f"give {close[0]}" if close else "give one of these, or rate:NAME, p99:NAME, NAME of vLLM's own metrics",
+        suggestion=f"give {close[0]}"
+        if close
+        else "give one of these, or rate:NAME, p99:NAME, NAME of vLLM's own metrics",
     )
 
 

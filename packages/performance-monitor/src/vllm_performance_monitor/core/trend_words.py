@@ -11,28 +11,31 @@ from vllm_performance_monitor.core.trends import Trend
 _MOST = 10
 
 
-def in_words(trend: Trend, one: Named, rule: AlertRuleView | None, now_s: float) -> dict[str, Any]:
+def in_words(trend: Trend, named: Named, rule: AlertRuleView | None, now_s: float) -> dict[str, Any]:
     """The fields of the answer beside its name."""
     said: list[str] = []
     found: dict[str, Any] = {"in_words": said}
-    unit = f" {one.unit}" if one.unit else ""
+    unit = f" {named.unit}" if named.unit else ""
     if isinstance(trend.slope, TooLittle):
         said.append(f"Slope: {trend.slope.reason}.")
     else:
         low, high = trend.slope.low * 3600, trend.slope.high * 3600
         per_hour = trend.slope.per_second * 3600
         found |= {"slope_per_hour": _short(per_hour), "slope_low": _short(low), "slope_high": _short(high)}
+        between = f"({low:.3g} to {high:.3g}{unit} per hour)"
+        way = "Rising" if per_hour > 0 else "Falling"
         flat = low <= 0 <= high
         said.append(
-            f"No slope that can be told from noise ({low:.3g} to {high:.3g}{unit} per hour)."
+            f"No slope that can be told from noise {between}."
             if flat
-            else f"{'Rising' if per_hour > 0 else 'Falling'} by {abs(per_hour):.3g}{unit} per hour ({low:.3g} to {high:.3g})."
+            else f"{way} by {abs(per_hour):.3g}{unit} per hour {between}."
         )
     if isinstance(trend.change_points, TooLittle):
         said.append(f"Changes of level: {trend.change_points.reason}.")
     else:
         found["changes"] = [
-            {"at": _time(c.at), "before": _short(c.before), "after": _short(c.after)} for c in trend.change_points[-_MOST:]
+            {"at": _time(c.at), "before": _short(c.before), "after": _short(c.after)}
+            for c in trend.change_points[-_MOST:]
         ]
         said += [
             f"At {_time(c.at)} its level changed from {c.before:.4g} to {c.after:.4g}{unit}."

@@ -31,7 +31,9 @@ def register(server: SuiteServer, work: Workplace) -> None:
         begin_s = _time(since)
         hub = await work.ready()
         view = await hub.alerts()
-        past = [_past(one) for one in reversed(view.changes) if one.get("at", 0.0) >= begin_s] if not active_only else []
+        past = (
+            [_past(one) for one in reversed(view.changes) if one.get("at", 0.0) >= begin_s] if not active_only else []
+        )
         return AlertsResult(
             active=[alert_row(one) for one in view.active if one.since >= begin_s][:20],
             past=past[:_MOST_PAST],
@@ -49,9 +51,7 @@ def register(server: SuiteServer, work: Workplace) -> None:
         threshold: Annotated[float | None, Field(description="From here on it is an alert")] = None,
         for_seconds: Annotated[float | None, Field(ge=0, le=604_800, description="So long it must hold")] = None,
         clear_threshold: Annotated[float | None, Field(description="Back here it is over")] = None,
-        severity: Annotated[
-            Literal["info", "warning", "critical"] | None, Field(description="How bad it is")
-        ] = None,
+        severity: Annotated[Literal["info", "warning", "critical"] | None, Field(description="How bad it is")] = None,
         enabled: Annotated[bool | None, Field(description="false: not watched any more")] = None,
     ) -> RuleResult:
         """Change from where on something is an alert, for all clients of this host; what is not given stays."""
@@ -85,7 +85,9 @@ def _rule(view: AlertRuleView) -> RulePart:
 
 
 def _past(change: Any) -> dict[str, Any]:
-    shown = {name: change.get(name) for name in ("kind", "rule", "severity", "subject", "value", "threshold", "message")}
+    shown = {
+        name: change.get(name) for name in ("kind", "rule", "severity", "subject", "value", "threshold", "message")
+    }
     return {**shown, "at": iso_time(float(change.get("at", 0.0)))}
 
 

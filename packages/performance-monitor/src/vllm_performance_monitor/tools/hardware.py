@@ -31,7 +31,9 @@ def register(server: SuiteServer, work: Workplace) -> None:
         ] = None,
         include_temperature: Annotated[bool, Field(description="Also temperatures and their thresholds")] = True,
         include_power: Annotated[bool, Field(description="Also power and its limits")] = True,
-        include_processes: Annotated[bool, Field(description="Also who holds memory: our engines and strangers")] = False,
+        include_processes: Annotated[
+            bool, Field(description="Also who holds memory: our engines and strangers")
+        ] = False,
     ) -> GpuStats:
         """Show each GPU as NVML tells it: memory, utilization, clocks, throttling in words, PCIe, ECC, MIG. Without a
         GPU the host's processor and memory take the place.
@@ -39,16 +41,15 @@ def register(server: SuiteServer, work: Workplace) -> None:
         hub = await work.ready()
         view = await hub.gpus()
         chosen = _chosen(view.gpus, gpu_ids)
-        owners = await _owners(work) if include_processes else {}
         left_out = [*(() if include_temperature else _TEMPERATURE), *(() if include_power else _POWER)]
-        rows = [_row(one, left_out, owners, processes=include_processes) for one in chosen[:_MOST_GPUS]]
+        rows = [_row(one, left_out, view.owners, processes=include_processes) for one in chosen[:_MOST_GPUS]]
         notes = [] if view.gpus else ["there is no GPU here, or its driver does not answer"]
         return GpuStats(gpus=rows, host=None if view.gpus else view.host.model_dump(mode="json"), notes=notes)
 
     @server.tool("get-memory-stats", title="What the memory is used for", annotations=READ)
     async def get_memory_stats(model_id: ModelId = None) -> MemoryStats:
-        """Show GPU and host memory, and of each model what its weights, KV cache, activations and CUDA graphs take, with
-        how each figure was obtained.
+        """Show GPU and host memory, and of each model what its weights, KV cache, activations and CUDA graphs take,
+        with how each figure was obtained.
         """
         hub = await work.ready()
         view, state = await hub.gpus(), await hub.state()
@@ -82,20 +83,13 @@ def _chosen(gpus: Sequence[GpuReading], wanted: Sequence[str] | None) -> list[Gp
     return list({known[name].id: known[name] for name in wanted}.values())
 
 
-def _row(
-    one: GpuReading, left_out: Sequence[str], owners: Mapping[int, str], *, processes: bool
-) -> dict[str, Any]:
+def _row(one: GpuReading, left_out: Sequence[str], owners: Mapping[int, str], *, processes: bool) -> dict[str, Any]:
     row = {name: value for name, value in one.model_dump(mode="json").items() if name not in (*left_out, "processes")}
     if processes:
         row["processes"] = [
             {**process.model_dump(mode="json"), "engine": owners.get(process.pid)} for process in one.processes[:20]
         ]
     return row
-
-
-async def _owners(work: Workplace) -> dict[int, str]:
-    """Which engine a process belongs to, by its id."""
-    return {pid: owner for pid, owner in (await work.hub.engine_pids()).items()}
 
 
 def _gpu_memory(one: GpuReading) -> dict[str, Any]:
@@ -110,7 +104,9 @@ def _gpu_memory(one: GpuReading) -> dict[str, Any]:
 
 
 def _system_memory(view: GpusView) -> dict[str, Any]:
-    return {name: value for name, value in view.host.model_dump(mode="json").items() if "memory" in name or "swap" in name}
+    return {
+        name: value for name, value in view.host.model_dump(mode="json").items() if "memory" in name or "swap" in name
+    }
 
 
 def model_memory(view: EngineView) -> ModelMemory:
@@ -127,7 +123,9 @@ def model_memory(view: EngineView) -> ModelMemory:
     how["activations_mb"] = "vLLM does not tell; they are in other_mb"
     measured = None if view.measured_bytes is None else to_mib(view.measured_bytes)
     told = sum(value for value in parts.values() if value is not None)
-    how["measured_mb"] = "not measured yet" if measured is None else "memory of its processes on its devices, by the hub"
+    how["measured_mb"] = (
+        "not measured yet" if measured is None else "memory of its processes on its devices, by the hub"
+    )
     how["promised_mb"] = view.need_basis or "what the hub reserved for it"
     other = None if measured is None or parts["weights_mb"] is None else max(0, measured - told)
     how["other_mb"] = "not known" if other is None else "measured, less what vLLM told of"

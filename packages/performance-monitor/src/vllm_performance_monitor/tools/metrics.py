@@ -212,7 +212,9 @@ async def _history(
             one.subject, _HISTORY, begin_s=now_s - duration_s, end_s=now_s, resolution_s=step_s
         ):
             points = [(iso_time(at_s), None if value is None else round(value, 4)) for at_s, value in series.points]
-            rows.append(HistoryRow(engine=one.subject.removeprefix("engine:"), metric=series.name, points=points[-most:]))
+            rows.append(
+                HistoryRow(engine=one.subject.removeprefix("engine:"), metric=series.name, points=points[-most:])
+            )
     return rows
 
 

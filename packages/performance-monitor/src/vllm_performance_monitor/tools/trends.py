@@ -37,20 +37,24 @@ def register(server: SuiteServer, work: Workplace) -> None:
 
     @server.tool("get-trends", title="Where a metric is going", annotations=READ)
     async def get_trends(
-        metric: Annotated[str, Field(min_length=1, max_length=100, description="Such as throughput, latency_p99, kv_usage")],
+        metric: Annotated[
+            str, Field(min_length=1, max_length=100, description="Such as throughput, latency_p99, kv_usage")
+        ],
         duration_hours: Annotated[float, Field(ge=0.1, le=744, description="Time that is looked at, hours")] = 24,
         model_id: ModelId = None,
     ) -> TrendResult:
-        """Tell in words and figures where a metric is going: its slope with the uncertainty, changes of level, hours that
-        were unlike the same hour of the days before, and when it reaches the threshold of its alert.
+        """Tell in words and figures where a metric is going: its slope with the uncertainty, changes of level, hours
+        that were unlike the same hour of the days before, and when it reaches the threshold of its alert.
         """
-        from vllm_performance_monitor.core.trends import trend_of
         from vllm_performance_monitor.core.trend_words import in_words
+        from vllm_performance_monitor.core.trends import trend_of
 
         one = named(metric)
         duration_s = duration_hours * 3600
         now_s = datetime.now(UTC).timestamp()
-        course = await _course(work, one, model_id, now_s - max(duration_s, 8 * _DAY_S), now_s, duration_s / _TREND_POINTS)
+        course = await _course(
+            work, one, model_id, now_s - max(duration_s, 8 * _DAY_S), now_s, duration_s / _TREND_POINTS
+        )
         rule = await _rule(work, one)
         offset_s = _offset_s()
         trend = await to_thread.run_sync(
@@ -99,7 +103,9 @@ def register(server: SuiteServer, work: Workplace) -> None:
             end=now_s,
             title=f"{model_id or 'all engines'}, the last {format_seconds(duration_seconds)}",
             thresholds=limits,
-            before=Before([Line(one.title, one.named.unit, one.points, one.gap_s) for one in earlier], _DAY_S, "a day before")
+            before=Before(
+                [Line(one.title, one.named.unit, one.points, one.gap_s) for one in earlier], _DAY_S, "a day before"
+            )
             if earlier
             else None,
             offset_s=_offset_s(),

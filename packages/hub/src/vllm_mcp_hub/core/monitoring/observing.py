@@ -46,11 +46,11 @@ class Moving:
 
 
 def engine_observations(
-    subject: str, timeline: Timeline, moving: Moving, restarts: int, now_s: float, *, answers: bool
+    subject: str, timeline: Timeline | None, moving: Moving, restarts: int, now_s: float, *, answers: bool
 ) -> Iterator[Observation]:
     """Of one engine that should serve."""
     values: dict[str, float | None] = {"answering": float(answers), "restarts": float(restarts)}
-    if answers:
+    if answers and timeline is not None:
         values |= _of_latency(timeline.window(now_s - LATENCY_S, now_s))
         values |= _of_last_minute(timeline.window(now_s - MINUTE_S, now_s))
         values["queue_growth"] = queue_growth(_series(timeline, "num_requests_waiting", now_s - QUEUE_S, now_s))

@@ -7,7 +7,7 @@ the mean, the extremes and the last value are kept. So a rollup loses nothing bu
 import struct
 import zlib
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -224,5 +224,5 @@ def decode_point(layout: Layout, data: bytes) -> Point:
     count = len(layout.gauges)
     if len(values) != 4 * count + layout.ends[-1] or not looks:
         raise ValueError("a point of another layout")
-    parts: Sequence[array[float]] = [values[at * count : (at + 1) * count] for at in range(4)]
-    return Point(layout, begin_s, end_s, looks, covered_s, *parts, values[4 * count :])
+    sums, lows, highs, lasts = (values[at * count : (at + 1) * count] for at in range(4))
+    return Point(layout, begin_s, end_s, looks, covered_s, sums, lows, highs, lasts, values[4 * count :])

@@ -15,8 +15,8 @@ Measure = Callable[[Point], float | None]
 
 
 def measure_of(name: str) -> Measure:
-    """What `name` is of a point: a gauge's mean, `rate:` (per second) or `increase:` of a counter, `mean:` or a quantile
-    (`p50:` … `p99.9:`) of a histogram, in the metric's own unit. Raises BadInput."""
+    """What `name` is of a point: a gauge's mean, `rate:` (per second) or `increase:` of a counter, `mean:` or a
+    quantile (`p50:` … `p99.9:`) of a histogram, in the metric's own unit. Raises BadInput."""
     found = _NAME.fullmatch(name)
     if found is None:
         raise BadInput(
