@@ -21,17 +21,19 @@ FOLDERS = {
     "vllm-model-manager": "packages/model-manager",
     "vllm-auto-discovery": "packages/auto-discovery",
     "vllm-state-persistence": "packages/state-persistence",
+    "vllm-performance-monitor": "packages/performance-monitor",
     "vllm-mcp": "packages/cli",
 }
 RUN_LIMIT_S = 300
 """pip itself took 67 s for three folders and their dependencies here, on a busy machine."""
-SERVERS = ["vllm-model-manager", "vllm-auto-discovery", "vllm-state-persistence"]
+SERVERS = ["vllm-model-manager", "vllm-auto-discovery", "vllm-state-persistence", "vllm-performance-monitor"]
 COMMANDS = {
     "vllm-mcp-protocol": ["python", "-c", "import vllm_mcp_protocol as p; print(p.__version__)"],
     "vllm-mcp-hub": ["vllm-mcp-hub", "--version"],
     "vllm-model-manager": ["vllm-model-manager", "--version"],
     "vllm-auto-discovery": ["vllm-auto-discovery", "--version"],
     "vllm-state-persistence": ["vllm-state-persistence", "--version"],
+    "vllm-performance-monitor": ["vllm-performance-monitor", "--version"],
     "vllm-mcp": ["vllm-mcp", "--version"],
     "vllm-mcp-suite": ["vllm-mcp", "--version"],
 }

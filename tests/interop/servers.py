@@ -19,7 +19,7 @@ from vllm_mcp_protocol.settings import Settings
 def server_commands() -> dict[str, tuple[str, ...]]:
     """Each server's name and command: the toy, which has every kind of trouble, and all that are installed."""
     commands: dict[str, tuple[str, ...]] = {"vllm-toy": TOY_COMMAND}
-    for package in ("vllm_model_manager", "vllm_auto_discovery", "vllm_state_persistence"):
+    for package in ("vllm_model_manager", "vllm_auto_discovery", "vllm_state_persistence", "vllm_performance_monitor"):
         if importlib.util.find_spec(package) is not None:
             commands[package.replace("_", "-")] = (sys.executable, "-m", package)
     return commands

@@ -152,6 +152,8 @@ class MonitoringWish(Value):
 
     interval_ms: Annotated[int, Field(ge=100, le=3_600_000)] | None = None
     retention_hours: Annotated[int, Field(ge=1, le=24 * 366)] | None = None
+    db_path: str | None = Field(default=None, min_length=1, max_length=4096, pattern="^/")
+    """Of the history."""
     gpus: bool | None = None
     alerts: bool | None = None
     thresholds: Mapping[str, float] | None = None

@@ -25,7 +25,12 @@ if TYPE_CHECKING:
     from vllm_mcp_protocol.serving.server import SuiteServer
     from vllm_mcp_protocol.serving.tools import SuiteTool
 
-SERVERS = ("vllm_model_manager.description", "vllm_auto_discovery.description", "vllm_state_persistence.description")
+SERVERS = (
+    "vllm_model_manager.description",
+    "vllm_auto_discovery.description",
+    "vllm_state_persistence.description",
+    "vllm_performance_monitor.description",
+)
 """Modules that export `DESCRIPTION`, in the order in which clients show them."""
 
 COMPLETE = "vllm-complete-integration"

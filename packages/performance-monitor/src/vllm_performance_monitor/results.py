@@ -106,7 +106,8 @@ class AlertRow(Part):
 class HistoryRow(Part):
     engine: str
     metric: str
-    points: list[tuple[str, float | None]] = Field(description="[time, value]; null: a gap")
+    times: list[str] = Field(description="ISO 8601, UTC")
+    values: list[float | None] = Field(description="null: a gap")
 
 
 class MetricsResult(ToolResult):

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from mcp.server import MCPServer
@@ -17,11 +18,13 @@ from vllm_performance_monitor.tools import alerts, hardware, metrics, trends
 from vllm_performance_monitor.workplace import Workplace
 
 
-def build_server(settings: Settings, hub: Hub | None = None) -> SuiteServer:
+def build_server(settings: Settings, hub: Hub | None = None, project_dir: Path | None = None) -> SuiteServer:
     """A server for one set of settings.
 
-    `hub`: connected to at the first call that needs it; by default the one of `settings`.
+    `hub`: connected to at the first call that needs it; by default the one of `settings`. `project_dir`: as every
+    server of the suite is given it; nothing here depends on it.
     """
+    del project_dir
     work = Workplace(settings, hub if hub is not None else Hub(settings, client=DESCRIPTION.name))
     log = AuditLog(state_dir(settings) / "audit.jsonl")
 

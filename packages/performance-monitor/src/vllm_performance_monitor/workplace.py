@@ -1,5 +1,6 @@
 """What the tools of one server share: its settings and the hub that samples. No globals."""
 
+import os
 from collections.abc import Sequence
 
 from vllm_mcp_protocol.errors import ModelNotLoaded
@@ -42,6 +43,7 @@ def wish_of(settings: Settings) -> MonitoringWish:
     return MonitoringWish(
         interval_ms=changed.get("monitor_interval_ms"),
         retention_hours=changed.get("metrics_retention_hours"),
+        db_path=None if settings.metrics_db_path is None else os.path.abspath(settings.metrics_db_path),
         gpus=changed.get("enable_gpu_monitoring"),
         alerts=changed.get("enable_alerts"),
         thresholds=dict(settings.alert_thresholds) or None,

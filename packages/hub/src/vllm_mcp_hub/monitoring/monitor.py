@@ -86,22 +86,32 @@ class Monitor:
         self._watched = watched
         self._read_gauges = read_gauges
         self._history: History | None = None
+        self._path: Path | None = None
+        self._moving: Path | None = None
         self._ages = Ages.of_retention(168)
         self._looking: dict[str, asyncio.Task[None]] = {}
         self._slots = asyncio.Semaphore(LOOKS_AT_ONCE)
         self._finished: list[Kept] = []
 
-    async def open(self, path: Path, retention_hours: int) -> None:
+    async def open(self, path: Path) -> None:
         """Begin to keep a history, and recall what it has."""
         from vllm_mcp_hub.monitoring.history import History  # SQLAlchemy takes a fifth of a second to import
 
-        self._ages = Ages.of_retention(retention_hours)
+        self._path = path
+        before, self._history = self._history, None
+        if before is not None:
+            await before.close()
         try:
             self._history, self.said = await History.open(path)
             await self._recall(self._history, time.time())
         except HistoryTrouble as error:
-            self.said = f"no history of metrics is kept: {error}"
+            self.said = f"no history of metrics is kept in {path}: {error}"
             log.warning("%s", self.said)
+
+    def move_to(self, path: Path) -> None:
+        """Keep the history there from the next round on."""
+        if path != self._path:
+            self._moving = path
 
     async def _recall(self, history: "History", now_s: float) -> None:
         for subject in history.subjects()[-_SUBJECTS_MOST:]:
@@ -128,6 +138,9 @@ class Monitor:
     async def round(self) -> None:
         """One look at everything, which takes no longer than the interval; then what is complete is written down."""
         self.rounds += 1
+        if self._moving is not None:
+            path, self._moving = self._moving, None
+            await self.open(path)
         self._meet(self._watched())
         self._begin("gauges", self._look_at_gauges)
         for seen in list(self.engines.values()):
@@ -223,6 +236,7 @@ class Monitor:
         """Write what is not complete, and let go."""
         for task in self._looking.values():
             task.cancel()
+        await asyncio.gather(*self._looking.values(), return_exceptions=True)
         for subject, timeline in self.timelines.items():
             self._keep(subject, timeline.close())
         await self._write()

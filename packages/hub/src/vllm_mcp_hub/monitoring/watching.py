@@ -13,11 +13,14 @@ from vllm_mcp_hub.core.monitoring.fleet import Fleet, Member
 from vllm_mcp_hub.core.monitoring.observing import engine_observations, gauge_observations
 from vllm_mcp_hub.core.monitoring.points import Point
 from vllm_mcp_hub.core.monitoring.series import measure_of, series_of, tier_for
-from vllm_mcp_hub.host.gpus import read_gpus
-from vllm_mcp_hub.host.host_stats import HostStats
+from vllm_mcp_hub.host.bounded import Silent
+from vllm_mcp_hub.host.gpus import GpuReader
+from vllm_mcp_hub.host.host_stats import HostReader
+from vllm_mcp_hub.host.processes import pids_of
 from vllm_mcp_hub.monitoring.alerts import Alerts
 from vllm_mcp_hub.monitoring.monitor import Monitor, Seen, Watched
-from vllm_mcp_protocol.gpu import gpu_gauges, host_gauges
+from vllm_mcp_protocol.gauges import gpu_gauges, host_gauges
+from vllm_mcp_protocol.gpu import GpuReading
 from vllm_mcp_protocol.model import Endpoint, EngineStatus
 from vllm_mcp_protocol.monitoring import (
     Alert,
@@ -52,7 +55,8 @@ class Monitoring:
         self._gpus, self._alerting = config.gpus, config.alerts
         self._retention_hours = config.retention_hours
         self._endpoint = config.endpoint
-        self._host = HostStats(hub.root)
+        self._gpu_reader = GpuReader()
+        self._host_reader = HostReader(state_dir=hub.root)
         self.monitor = Monitor(self._watched, self._read_gauges, config.interval_ms / 1000)
         self.alerts = Alerts(hub.root, config.interval_ms / 1000)
         self.alerts.webhook, self.alerts.command = config.webhook, tuple(config.command)
@@ -63,7 +67,8 @@ class Monitoring:
         """Look for ever."""
         config = self._hub.config.monitoring
         path = Path(config.db_path) if config.db_path else self._hub.root / DATABASE
-        await self.monitor.open(path, self._retention_hours)
+        self.monitor.keep_for(self._retention_hours)
+        await self.monitor.open(path)
         try:
             await self.monitor.run()
         finally:
@@ -77,6 +82,8 @@ class Monitoring:
             self.monitor.interval_s = wish.interval_ms / 1000
         if wish.retention_hours is not None:
             self.monitor.keep_for(wish.retention_hours)
+        if wish.db_path is not None:
+            self.monitor.move_to(Path(wish.db_path))
         self._gpus = self._gpus if wish.gpus is None else wish.gpus
         self._alerting = self._alerting if wish.alerts is None else wish.alerts
         self._endpoint = wish.endpoint or self._endpoint
@@ -98,9 +105,15 @@ class Monitoring:
         return found
 
     def _read_gauges(self) -> Mapping[str, Mapping[str, float]]:
-        readings = read_gpus() if self._gpus else []
-        gauges = {f"gpu:{one.id}": gpu_gauges(one) for one in readings}
-        return {**gauges, "host": host_gauges(self._host.read())}
+        gauges = {f"gpu:{one.id}": gpu_gauges(one) for one in self._read_gpus()}
+        return {**gauges, "host": host_gauges(self._host_reader.read())}
+
+    def _read_gpus(self, *, thorough: bool = False) -> list[GpuReading]:
+        """Nothing where the driver has never answered: then there is no GPU that anybody could use."""
+        try:
+            return self._gpu_reader.read(processes=thorough, thorough=thorough) if self._gpus else []
+        except Silent:
+            return []
 
     def _members(self) -> Iterator[Member]:
         hub = self._hub
@@ -204,9 +217,11 @@ class Monitoring:
 
     async def gpus(self) -> GpusView:
         """All that the GPUs tell, and the host, now."""
-        readings = await asyncio.to_thread(read_gpus) if self._gpus else []
-        host = await asyncio.to_thread(self._host.read)
-        return GpusView(at_s=time.time(), gpus=tuple(readings), host=host)
+        readings = await asyncio.to_thread(self._read_gpus, thorough=True)
+        host = await asyncio.to_thread(self._host_reader.read)
+        folders = {record.id: record.dir for record in self._hub.records.values() if record.was_ready}
+        owners = await asyncio.to_thread(lambda: {pid: name for name, at in folders.items() for pid in pids_of(at)})
+        return GpusView(at_s=time.time(), gpus=tuple(readings), host=host, owners=owners)
 
     def set_rule(self, name: str, given: Mapping[str, object]) -> AlertRuleView:
         """What set-alert-rule asks for. Raises BadInput, changing nothing."""

@@ -85,9 +85,11 @@ def _chosen(gpus: Sequence[GpuReading], wanted: Sequence[str] | None) -> list[Gp
 
 def _row(one: GpuReading, left_out: Sequence[str], owners: Mapping[int, str], *, processes: bool) -> dict[str, Any]:
     row = {name: value for name, value in one.model_dump(mode="json").items() if name not in (*left_out, "processes")}
+    row["throttle_reasons"] = list(one.throttle_reasons)
     if processes:
         row["processes"] = [
-            {**process.model_dump(mode="json"), "engine": owners.get(process.pid)} for process in one.processes[:20]
+            {**process.model_dump(mode="json"), "engine": owners.get(process.pid)}
+            for process in (one.processes or ())[:20]
         ]
     return row
 
@@ -104,8 +106,13 @@ def _gpu_memory(one: GpuReading) -> dict[str, Any]:
 
 
 def _system_memory(view: GpusView) -> dict[str, Any]:
+    memory = view.host.memory
     return {
-        name: value for name, value in view.host.model_dump(mode="json").items() if "memory" in name or "swap" in name
+        "total_mb": to_mib(memory.total_bytes),
+        "used_mb": to_mib(memory.used_bytes),
+        "available_mb": to_mib(memory.available_bytes),
+        "swap_total_mb": to_mib(memory.swap_total_bytes),
+        "swap_used_mb": to_mib(memory.swap_used_bytes),
     }
 
 

@@ -211,9 +211,14 @@ async def _history(
         for series in await work.hub.series(
             one.subject, _HISTORY, begin_s=now_s - duration_s, end_s=now_s, resolution_s=step_s
         ):
-            points = [(iso_time(at_s), None if value is None else round(value, 4)) for at_s, value in series.points]
+            shown = series.points[-most:]
             rows.append(
-                HistoryRow(engine=one.subject.removeprefix("engine:"), metric=series.name, points=points[-most:])
+                HistoryRow(
+                    engine=one.subject.removeprefix("engine:"),
+                    metric=series.name,
+                    times=[iso_time(at_s) for at_s, _ in shown],
+                    values=[None if value is None else round(value, 4) for _, value in shown],
+                )
             )
     return rows
 

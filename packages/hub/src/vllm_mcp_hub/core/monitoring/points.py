@@ -18,6 +18,8 @@ from vllm_mcp_protocol.metrics.histogram import BadHistogram, Histogram
 from vllm_mcp_protocol.metrics.histogram import add as add_histograms
 
 _HEAD = struct.Struct("<ddId")
+_LOOK_S = 0.001
+"""A point that covers no time has some all the same, so that it lies in one place between two others."""
 _DECODED_LIMIT_BYTES = 4 * 1024 * 1024
 
 
@@ -131,6 +133,7 @@ def make_point(
     for one in (histograms or {}).values():
         counted.extend((*one.counts, one.sum))
     covered_s = 0.0 if counters is None else end_s - begin_s
+    begin_s = min(begin_s, end_s - _LOOK_S)
     return Point(layout, begin_s, end_s, 1, covered_s, measured, measured, measured, measured, counted)
 
 

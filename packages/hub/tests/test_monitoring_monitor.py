@@ -1,0 +1,199 @@
+"""The sampler among engines that misbehave, and a history that is full, locked or damaged."""
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from vllm_mcp_hub.core.monitoring.keeping import Ages, Kept
+from vllm_mcp_hub.core.monitoring.points import make_point
+from vllm_mcp_hub.core.monitoring.timeline import MINUTE, QUARTER, RAW, Finished
+from vllm_mcp_hub.monitoring.history import History
+from vllm_mcp_hub.monitoring.monitor import Monitor, Watched
+from vllm_mcp_protocol.model import Endpoint
+
+pytestmark = pytest.mark.anyio
+
+_TEXT = """# TYPE vllm:num_requests_running gauge
+vllm:num_requests_running{engine="0"} 3
+# TYPE vllm:generation_tokens counter
+vllm:generation_tokens_total{engine="0"} %d
+"""
+
+Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def engine(name: str, answer: Answer) -> AsyncIterator[Watched]:
+    """Somebody who listens, and answers whatever is asked in his way."""
+
+    serving: set[asyncio.Task[None]] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        serving.add(task)
+        try:
+            while True:
+                await reader.readuntil(b"\r\n\r\n")
+                await answer(writer)
+                await writer.drain()
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass
+        finally:
+            writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    try:
+        yield Watched(name, name, Endpoint(url=f"http://127.0.0.1:{port}", served_name=name))
+    finally:
+        server.close()
+        for task in serving:
+            task.cancel()
+        await asyncio.gather(*serving, return_exceptions=True)
+
+
+def whole(status: str, body: bytes) -> Answer:
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        writer.write(f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+
+    return answer
+
+
+async def _hang(_: asyncio.StreamWriter) -> None:
+    await asyncio.sleep(3600)
+
+
+async def _endless(writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
+    for _ in range(1000):
+        writer.write(b"x" * 100_000)
+        await writer.drain()
+
+
+async def _cut(writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n# TYPE")
+    writer.close()
+
+
+async def test_bad_engines_cost_only_their_own_points() -> None:
+    tokens = iter(range(0, 10_000, 10))
+
+    async def good(writer: asyncio.StreamWriter) -> None:
+        await whole("200 OK", (_TEXT % next(tokens)).encode())(writer)
+
+    bad: dict[str, Answer] = {
+        "hangs": _hang,
+        "endless": _endless,
+        "cut": _cut,
+        "500": whole("500 Internal Server Error", b"{}"),
+        "binary": whole("200 OK", bytes(range(256)) * 50),
+    }
+    async with (
+        engine("good", good) as fine,
+        engine("hangs", bad["hangs"]) as one,
+        engine("endless", bad["endless"]) as two,
+        engine("cut", bad["cut"]) as three,
+        engine("500", bad["500"]) as four,
+        engine("binary", bad["binary"]) as five,
+    ):
+        monitor = Monitor(lambda: [fine, one, two, three, four, five], lambda: {"host": {"host_cpu_percent": 5.0}}, 0.3)
+        started_s = time.monotonic()
+        for _ in range(4):
+            await monitor.round()
+        assert time.monotonic() - started_s < 4 * 0.3 + 1.5
+        now_s = time.time()
+        window = monitor.window("engine:good", now_s - 60, now_s)
+        assert window is not None
+        assert (window.looks, window.counter("generation_tokens")) == (4, 30.0)
+        assert monitor.engines["good"].answers
+        assert monitor.window("engine:500", now_s - 60, now_s) is None
+        assert not monitor.engines["500"].answers
+        assert "500" in monitor.engines["500"].trouble
+        binary = monitor.window("engine:binary", now_s - 60, now_s)
+        assert binary is None or not binary.gauge_stats
+        host = monitor.window("host", now_s - 60, now_s)
+        assert host is not None
+        await monitor.close()
+
+
+def _kept(subject: str, at_s: float, value: float = 1.0) -> Kept:
+    return Kept(subject, Finished(RAW, at_s, make_point(at_s - 5, at_s, {"g": value}, {"c": value})))
+
+
+async def test_what_was_written_down_comes_back(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.db"
+    history, said = await History.open(path)
+    assert said is None
+    await history.write([_kept("engine:a", 100.0 + 5 * number, number) for number in range(10)])
+    await history.close()
+    again, said = await History.open(path)
+    found = await again.read("engine:a", RAW, 110.0, 130.0)
+    assert [point.end_s for point in found] == [110.0, 115.0, 120.0, 125.0]
+    assert await again.read("engine:b", RAW, 0, 1e9) == []
+    await again.forget(Ages(20.0, 20.0, 20.0), 150.0)
+    assert [point.end_s for point in await again.read("engine:a", RAW, 0, 1e9)] == [130.0, 135.0, 140.0, 145.0]
+    await again.close()
+
+
+@pytest.mark.parametrize("damage", [b"no database at all" * 100, b""])
+async def test_a_damaged_history_is_set_aside_and_a_new_one_begun(tmp_path: Path, damage: bytes) -> None:
+    path = tmp_path / "metrics.db"
+    history, _ = await History.open(path)
+    await history.write([_kept("engine:a", 100.0)])
+    await history.close()
+    whole_file = path.read_bytes()
+    path.write_bytes(damage or whole_file[:4096] + b"\xff" * (len(whole_file) - 4096))
+    monitor = Monitor(list, lambda: {"host": {"g": 1.0}}, 0.2)
+    await monitor.open(path)
+    assert monitor.said
+    assert "aside" in monitor.said
+    await monitor.round()
+    await monitor.close()
+    assert len(list(tmp_path.glob("metrics.db.damaged-*"))) >= 1
+    again, said = await History.open(path)
+    assert said is None
+    assert len(await again.read("host", RAW, 0, 1e12)) == 1
+    await again.close()
+
+
+async def test_a_locked_history_stops_no_look_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vllm_mcp_hub.monitoring.history.BUSY_S", 0.1)
+    path = tmp_path / "metrics.db"
+    monitor = Monitor(list, lambda: {"host": {"g": 1.0}}, 0.1)
+    await monitor.open(path)
+    await monitor.round()
+    link = sqlite3.connect(path, isolation_level=None)
+    link.execute("BEGIN IMMEDIATE")
+    for _ in range(2):
+        await monitor.round()
+    assert "locked" in (monitor.said or "")
+    link.execute("ROLLBACK")
+    link.close()
+    await monitor.round()
+    assert "locked" not in (monitor.said or "")
+    await monitor.close()
+    history, _ = await History.open(path)
+    assert len(await history.read("host", RAW, 0, 1e12)) == 4
+    assert len(await history.read("host", MINUTE, 0, 1e12)) in (1, 2)
+    assert len(await history.read("host", QUARTER, 0, 1e12)) in (1, 2)
+    await history.close()
+
+
+async def test_a_folder_that_cannot_be_written_keeps_nothing_and_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monitor = Monitor(list, lambda: {"host": {"g": 1.0}}, 0.1)
+    await monitor.open(tmp_path / "file" / "metrics.db")
+    await monitor.round()
+    assert monitor.said
+    assert monitor.window("host", 0, time.time()) is not None
+    await monitor.close()

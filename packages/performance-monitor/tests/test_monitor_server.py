@@ -1,0 +1,242 @@
+"""The monitor at work: a real hub with fake engines, asked through a real client."""
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from tests.desk import Desk as BareDesk
+from tests.hubs import HubSite, wish
+from vllm_mcp_protocol.engine_http import EngineHttp
+from vllm_mcp_protocol.settings import Settings
+from vllm_performance_monitor.server import build_server
+
+pytestmark = pytest.mark.anyio
+
+LIMIT_S = 20.0
+QUICK = {"MONITOR_INTERVAL_MS": "200"}
+
+
+class Desk(BareDesk):
+    """The monitor."""
+
+    build = staticmethod(build_server)
+
+
+@pytest.fixture
+def site() -> Iterator[HubSite]:
+    made = HubSite(gpus=2)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def new_desk(site: HubSite, tmp_path: Path) -> Callable[..., Desk]:
+    return lambda mode="auto": Desk(site, mode, tmp_path)
+
+
+@pytest.fixture
+async def desk(new_desk: Callable[..., Desk]) -> AsyncIterator[Desk]:
+    async with AsyncExitStack() as stack:
+        yield await stack.enter_async_context(new_desk().open(variables=QUICK))
+
+
+async def until(look: Callable[[], Any], what: str) -> Any:
+    """What `look` gives as soon as it is true."""
+    with anyio.fail_after(LIMIT_S):
+        while True:
+            found = await look()
+            if found:
+                return found
+            await asyncio.sleep(0.1)
+    raise AssertionError(what)
+
+
+async def loaded(desk: Desk, model: str = "org/small") -> str:
+    """The id of an engine that serves."""
+    async with desk.site.client() as hub:
+        view = (await hub.load(wish(model))).engine
+        assert view is not None
+        while view.status != "ready":
+            view = await hub.wait(view.id, seen_epoch=view.epoch, timeout_s=LIMIT_S)
+        return view.id
+
+
+async def ask(desk: Desk, model: str = "org/small", count: int = 3) -> None:
+    async with desk.site.client() as hub, hub.lease(model) as endpoint, EngineHttp(endpoint) as http:
+        for _ in range(count):
+            await http.chat({"model": endpoint.served_name, "messages": [{"role": "user", "content": "hello"}]})
+
+
+async def test_without_an_engine_the_hardware_is_told(desk: Desk) -> None:
+    await desk.call("get-metrics")
+    found = await until(lambda: _with(desk, "hardware"), "the GPUs are seen")
+    assert [row["device"] for row in found["hardware"]] == ["gpu:0", "gpu:1"]
+    assert (found["engines"], found["total"]) == ([], None)
+    assert "no engine was seen" in " ".join(found["notes"])
+
+
+async def _with(desk: Desk, part: str, **arguments: Any) -> dict[str, Any] | None:
+    found = await desk.call("get-metrics", **arguments)
+    return found if found[part] else None
+
+
+async def test_requests_show_in_rates_latency_and_history(desk: Desk) -> None:
+    await loaded(desk)
+    await desk.call("get-metrics")
+    await until(lambda: _with(desk, "engines"), "the engine is seen")
+    await ask(desk, count=5)
+
+    async def counted() -> dict[str, Any] | None:
+        found = await desk.call("get-metrics", duration_seconds=30, model_id="org/small", metrics=None)
+        (engine,) = found["engines"]
+        return found if (engine["requests"]["total"] or 0) >= 5 else None
+
+    found = await until(counted, "five requests were counted")
+    (engine,) = found["engines"]
+    assert (engine["engine"], engine["answers"], engine["requests"]["failed"]) == ("org/small", True, 0)
+    assert engine["throughput"]["generation_tokens_per_second"] > 0
+    assert found["total"]["requests"]["total"] == engine["requests"]["total"]
+    more = await desk.call(
+        "get-metrics", duration_seconds=30, metrics=["latency", "num_requests_running"], include_history=True
+    )
+    (engine,) = more["engines"]
+    assert engine["throughput"] is None
+    assert engine["custom"] == {"num_requests_running": 0}
+    assert {row["metric"] for row in more["history"]} >= {"rate:generation_tokens", "num_requests_running"}
+    assert all(row["times"] for row in more["history"])
+
+
+async def test_a_model_that_nobody_serves_is_named_with_those_that_are(desk: Desk) -> None:
+    await loaded(desk)
+    await desk.call("get-metrics")
+    await until(lambda: _with(desk, "engines"), "the engine is seen")
+    error = await desk.fail("get-metrics", "MODEL_NOT_LOADED", model_id="org/smal")
+    assert "give org/small" in error["details"]["suggestion"]
+
+
+async def test_an_engine_that_is_killed_raises_one_alert_which_clears_on_recovery(desk: Desk) -> None:
+    rule = await desk.call("set-alert-rule", rule="engine-down", for_seconds=0.5)
+    assert rule["rule"]["metric"] == "answering"
+    engine_id = await loaded(desk)
+    await until(lambda: _with(desk, "engines"), "the engine is seen")
+    for pid in desk.site.members(engine_id):
+        os.kill(pid, signal.SIGKILL)
+
+    async def active() -> list[dict[str, Any]]:
+        return [one for one in (await desk.call("get-alerts"))["active"] if one["rule"] == "engine-down"]
+
+    (alert,) = await until(active, "the alert is raised")
+    assert alert["engine"] == "engine:org/small"
+    assert alert["suggestion"]
+    await loaded(desk)
+
+    async def over() -> list[dict[str, Any]]:
+        past = (await desk.call("get-alerts", active_only=False))["past"]
+        return [one for one in past if one["rule"] == "engine-down" and one["kind"] == "cleared"]
+
+    await desk.call("set-alert-rule", rule="engine-down", for_seconds=0.5)
+    with anyio.fail_after(40):
+        while not await over():
+            await asyncio.sleep(0.2)
+    past = (await desk.call("get-alerts", active_only=False))["past"]
+    kinds = [one["kind"] for one in past if one["rule"] == "engine-down"]
+    assert kinds == ["cleared", "raised"]
+    assert not await active()
+
+
+async def test_an_engine_that_was_unloaded_raises_nothing(desk: Desk) -> None:
+    await desk.call("set-alert-rule", rule="engine-down", for_seconds=0.2)
+    engine_id = await loaded(desk)
+    await until(lambda: _with(desk, "engines"), "the engine is seen")
+    async with desk.site.client() as hub:
+        await hub.stop(engine_id)
+    await asyncio.sleep(1.5)
+    assert [one for one in (await desk.call("get-alerts", active_only=False))["past"] if "engine" in one["rule"]] == []
+
+
+async def test_bad_rules_are_refused_and_change_nothing(desk: Desk) -> None:
+    for bad, code in (
+        ({"rule": "kv-pressure", "threshold": 50, "clear_threshold": 60}, "INVALID_ARGUMENT"),
+        ({"rule": "mine"}, "INVALID_ARGUMENT"),
+        ({"rule": "mine", "metric": "kv_usagee", "threshold": 1}, "INVALID_ARGUMENT"),
+    ):
+        await desk.fail("set-alert-rule", code, **bad)
+    assert (await desk.call("get-alerts"))["notes"] == []
+
+
+async def test_gpus_and_memory_are_told(desk: Desk) -> None:
+    await loaded(desk)
+    found = await desk.call("get-gpu-stats", gpu_ids=["1"], include_processes=True)
+    (gpu,) = found["gpus"]
+    assert (gpu["id"], gpu["name"], gpu["throttle_reasons"]) == ("1", "Fake H100", [])
+    assert "temperature" in gpu
+    assert "temperature" not in (await desk.call("get-gpu-stats", include_temperature=False))["gpus"][0]
+    await desk.fail("get-gpu-stats", "INVALID_ARGUMENT", gpu_ids=["9"])
+    memory = await desk.call("get-memory-stats")
+    assert [one["gpu"] for one in memory["gpu_memory"]] == ["0", "1"]
+    assert memory["system_memory"]["total_mb"] > 0
+    (model,) = memory["model_memory"]
+    assert model["model"] == "org/small"
+    assert set(model["how"]) >= {"weights_mb", "kv_cache_mb", "measured_mb", "promised_mb"}
+
+
+async def test_a_machine_without_a_gpu_shows_its_host(new_desk: Callable[..., Desk], site: HubSite) -> None:
+    site.set_gpus(0)
+    async with new_desk().open(variables=QUICK) as desk:
+        await desk.call("get-metrics")
+        found = await until(lambda: _with(desk, "hardware"), "the host is seen")
+        assert [row["device"] for row in found["hardware"]] == ["host"]
+        stats = await desk.call("get-gpu-stats")
+        assert (stats["gpus"], stats["host"]["memory"]["total_bytes"] > 0) == ([], True)
+
+
+async def test_the_history_outlives_the_hub(desk: Desk) -> None:
+    await loaded(desk)
+    await ask(desk)
+    await until(lambda: _with(desk, "engines", duration_seconds=600), "the engine is seen")
+    await asyncio.sleep(0.6)
+    desk.site.kill_hub()
+    found = await until(lambda: _with(desk, "engines", duration_seconds=600), "the history is there")
+    assert found["engines"][0]["covered_seconds"] > 0
+
+
+async def test_trends_and_pictures(desk: Desk) -> None:
+    await loaded(desk)
+    await until(lambda: _with(desk, "engines"), "the engine is seen")
+    await ask(desk)
+    await asyncio.sleep(1)
+    trend = await desk.call("get-trends", metric="running", duration_hours=0.1)
+    assert trend["points"] > 0
+    assert trend["in_words"]
+    await desk.fail("get-trends", "INVALID_ARGUMENT", metric="speed")
+    result = await desk.client.call_tool("plot-metrics", {"metrics": ["running", "gpu_memory"], "duration_seconds": 60})
+    assert not result.is_error, result
+    text, image = result.content
+    assert (text.type, image.type) == ("text", "image")
+    drawn = json.loads(text.text)  # type: ignore[union-attr]
+    assert Path(drawn["path"]).read_bytes().startswith(b"\x89PNG")
+    assert len(drawn["series"]) == 3
+
+
+async def test_the_resources_tell_the_same(desk: Desk) -> None:
+    await loaded(desk)
+    await until(lambda: _with(desk, "engines"), "the engine is seen")
+    for uri in ("metrics://current", "metrics://history/10m"):
+        told = json.loads((await desk.client.read_resource(uri)).contents[0].text)  # type: ignore[union-attr]
+        assert [one["engine"] for one in told["engines"]] == ["org/small"]
+    assert json.loads((await desk.client.read_resource("alerts://active")).contents[0].text)["alerts"] == []  # type: ignore[union-attr]
+
+
+def test_every_tool_is_named_in_the_instructions() -> None:
+    from vllm_performance_monitor.description import DESCRIPTION
+
+    tools = build_server(Settings.from_environment({})).registered_tools
+    assert [name for name in tools if name not in DESCRIPTION.instructions] == []
