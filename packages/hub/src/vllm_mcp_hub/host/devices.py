@@ -6,11 +6,11 @@ the bus is seen at the next question, and the hub holds no handle that could go 
 
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from vllm_mcp_hub.host.host_memory import meminfo, text_of, within_cgroup
+from vllm_mcp_hub.host.nvml import session
 from vllm_mcp_protocol.model import CPU, Device, DeviceId, Holder
 from vllm_mcp_protocol.units import GIB, MIB
 
@@ -20,8 +20,6 @@ SMALL_HOLDER_BYTES = 256 * MIB
 """On the cpu device, processes below this are not worth naming."""
 
 MAX_HOLDERS = 8
-_UNLIMITED_BYTES = 1 << 60
-"""cgroup v1 writes "no limit" as a number near 2^63."""
 
 
 def read_devices(
@@ -31,7 +29,7 @@ def read_devices(
 
     A GPU that cannot be read is left out with a warning; when that is all of them, the list is empty.
     """
-    with _nvml() as nvml:
+    with session() as nvml:
         if nvml is not None and (count := nvml.nvmlDeviceGetCount()):
             return [device for index in range(count) if (device := _gpu(nvml, index)) is not None]
     return [_cpu(reserve_bytes, proc, cgroup)]
@@ -40,7 +38,9 @@ def read_devices(
 def foreign_holders(device_id: DeviceId, own_pids: set[int]) -> tuple[Holder, ...]:
     """Processes that are not ours and hold the device's memory, largest first."""
     sizes = _host_memory_by_pid() if device_id == CPU else _gpu_memory_by_pid(device_id)
-    foreign = [Holder(pid=pid, name=_name(pid), bytes=size) for pid, size in sizes.items() if pid not in own_pids]
+    foreign = [
+        Holder(pid=pid, name=process_name(pid), bytes=size) for pid, size in sizes.items() if pid not in own_pids
+    ]
     return tuple(sorted(foreign, key=lambda holder: -(holder.bytes or 0))[:MAX_HOLDERS])
 
 
@@ -52,26 +52,6 @@ def memory_by_pid(device_id: DeviceId) -> dict[int, int]:
     if device_id == CPU:
         return {}
     return {pid: size for pid, size in _gpu_memory_by_pid(device_id).items() if size is not None}
-
-
-@contextmanager
-def _nvml() -> Iterator[Any]:
-    try:
-        import pynvml  # only where it is needed: servers start without it
-    except ImportError:
-        yield None
-        return
-    try:
-        pynvml.nvmlInit()
-        pynvml.nvmlDeviceGetCount()  # a driver that is being upgraded answers the first and not the second
-    except pynvml.NVMLError as error:
-        logger.debug("no GPU: %s", error)
-        yield None
-        return
-    try:
-        yield pynvml
-    finally:
-        pynvml.nvmlShutdown()
 
 
 def _gpu(nvml: Any, index: int) -> Device | None:
@@ -90,13 +70,13 @@ def _gpu_memory(nvml: Any, handle: Any) -> tuple[int, int]:
         memory = nvml.nvmlDeviceGetMemoryInfo(handle)
     except nvml.NVMLError_NotSupported:
         # Grace-Blackwell desktops and Jetsons share the host's memory and have none of their own to report.
-        info = _meminfo(Path("/proc"))
+        info = meminfo()
         return info["MemTotal"], info["MemAvailable"]
     return int(memory.total), int(memory.free)
 
 
 def _gpu_memory_by_pid(device_id: DeviceId) -> dict[int, int | None]:
-    with _nvml() as nvml:
+    with session() as nvml:
         if nvml is None:
             return {}
         sizes: dict[int, int | None] = {}
@@ -118,11 +98,7 @@ def _larger(known: int | None, told: int | None) -> int | None:
 
 
 def _cpu(reserve_bytes: int, proc: Path, cgroup: Path) -> Device:
-    info = _meminfo(proc)
-    total_bytes, free_bytes = info["MemTotal"], info["MemAvailable"]
-    for limit_bytes, used_bytes in _cgroup_limits(proc, cgroup):
-        total_bytes = min(total_bytes, limit_bytes)
-        free_bytes = min(free_bytes, max(0, limit_bytes - used_bytes))
+    total_bytes, free_bytes = within_cgroup(meminfo(proc), proc, cgroup)
     total_bytes = max(0, total_bytes - reserve_bytes)
     return Device(
         id=CPU,
@@ -133,12 +109,6 @@ def _cpu(reserve_bytes: int, proc: Path, cgroup: Path) -> Device:
     )
 
 
-def _meminfo(proc: Path) -> dict[str, int]:
-    lines = (proc / "meminfo").read_text(encoding="ascii").splitlines()
-    pairs = (line.split(":", 1) for line in lines if line.endswith("kB"))
-    return {key: int(value.split()[0]) * 1024 for key, value in pairs}
-
-
 def _cpu_name(proc: Path) -> str:
     for line in (proc / "cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
         key, _, value = line.partition(":")
@@ -147,53 +117,14 @@ def _cpu_name(proc: Path) -> str:
     return "CPU"
 
 
-def _cgroup_limits(proc: Path, root: Path) -> Iterator[tuple[int, int]]:
-    """(limit, used) in bytes of this process's memory cgroup and of those above it that have a limit."""
-    for line in _text(proc / "self" / "cgroup").splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            yield from _limits_upwards(root, path, "memory.max", "memory.current", "inactive_file")
-        elif "memory" in controllers.split(","):
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-            yield from _limits_upwards(root / "memory", path, *names)
-
-
-def _limits_upwards(root: Path, path: str, limit: str, usage: str, cache: str) -> Iterator[tuple[int, int]]:
-    # Inside a container the path may be the host's and absent here; the root is then the container's own cgroup.
-    relative = Path(path.lstrip("/"))
-    for folder in (root / relative, *(root / parent for parent in relative.parents)):
-        limit_bytes = _number(_text(folder / limit))
-        if limit_bytes is not None and limit_bytes < _UNLIMITED_BYTES:
-            used_bytes = _number(_text(folder / usage)) or 0
-            yield limit_bytes, max(0, used_bytes - _stat_value(folder / "memory.stat", cache))
-
-
-def _stat_value(path: Path, key: str) -> int:
-    """File pages that the kernel drops when memory is wanted are counted as used by the cgroup, and are free."""
-    for line in _text(path).splitlines():
-        name, _, value = line.partition(" ")
-        if name == key:
-            return int(value)
-    return 0
-
-
 def _host_memory_by_pid() -> dict[int, int]:
     page_bytes, sizes = os.sysconf("SC_PAGE_SIZE"), {}
     for name in os.listdir("/proc"):
-        if name.isdigit() and (statm := _text(Path("/proc", name, "statm"))):
+        if name.isdigit() and (statm := text_of(Path("/proc", name, "statm"))):
             sizes[int(name)] = int(statm.split()[1]) * page_bytes
     return {pid: size for pid, size in sizes.items() if size >= SMALL_HOLDER_BYTES}
 
 
-def _name(pid: int) -> str:
-    return _text(Path(f"/proc/{pid}/comm")).strip() or "unknown"
-
-
-def _number(text: str) -> int | None:
-    return int(text) if text.strip().isdigit() else None
-
-
-def _text(path: Path) -> str:
-    with suppress(OSError):
-        return path.read_text(encoding="utf-8", errors="replace")
-    return ""
+def process_name(pid: int) -> str:
+    """What the kernel calls a process, or "unknown"."""
+    return text_of(Path(f"/proc/{pid}/comm")).strip() or "unknown"
