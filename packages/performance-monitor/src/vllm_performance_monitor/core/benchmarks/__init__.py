@@ -1,0 +1,1 @@
+"""Benchmarks as values: what is asked, when, what came of it, and what that says."""
