@@ -29,6 +29,7 @@ _HUBS_FILES = {
     "client-configs",
     "state.db",
     "state.key",
+    "benchmarks",
 }
 _NETWORK_FILE_SYSTEMS = {
     "nfs",
