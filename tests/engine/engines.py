@@ -74,11 +74,14 @@ def started(
     flags: Sequence[str] = (),
     env: Mapping[str, str] | None = None,
     api_key: str | None = None,
+    port: int | None = None,
 ) -> Iterator[RunningEngine]:
-    """Start `vllm serve MODEL` on a unix socket; not waited for. Everything of it is killed at the end."""
+    """Start `vllm serve MODEL` on a unix socket, or on a port of loopback; not waited for. Everything of it is killed
+    at the end."""
     with tempfile.TemporaryDirectory(prefix="ve-") as name:  # short: vLLM makes sockets in TMPDIR
         folder = Path(name)
-        command = [str(executable), "serve", model, "--served-model-name", model, "--uds", f"{name}/s", *flags]
+        where = ["--uds", f"{name}/s"] if port is None else ["--host", "127.0.0.1", "--port", str(port)]
+        command = [str(executable), "serve", model, "--served-model-name", model, *where, *flags]
         whole_env = os.environ | CPU_ENV | {"TMPDIR": name} | dict(env or {})
         if api_key:
             whole_env["VLLM_API_KEY"] = api_key
@@ -87,16 +90,17 @@ def started(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=whole_env, start_new_session=True
             )
         try:
-            with _client(f"{name}/s", api_key) as client:
+            with _client(f"{name}/s" if port is None else None, port, api_key) as client:
                 yield RunningEngine(process, client, folder)
         finally:
             _kill_session(process)
 
 
-def _client(uds: str, api_key: str | None) -> httpx2.Client:
+def _client(uds: str | None, port: int | None, api_key: str | None) -> httpx2.Client:
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     transport = httpx2.HTTPTransport(uds=uds)
-    return httpx2.Client(transport=transport, base_url="http://localhost", headers=headers, timeout=60)
+    base_url = "http://localhost" if port is None else f"http://127.0.0.1:{port}"
+    return httpx2.Client(transport=transport, base_url=base_url, headers=headers, timeout=60)
 
 
 def _kill_session(process: subprocess.Popen[bytes]) -> None:
@@ -110,12 +114,14 @@ def wait_healthy(engine: RunningEngine, timeout_s: float = START_LIMIT_S) -> Non
     end = monotonic() + timeout_s
     while monotonic() < end and engine.process.poll() is None:
         # httpx2 leaks the socket of a refused unix connection (a ResourceWarning): ask only who listens
-        if _listens(engine.folder / "s") and engine.client.get("/health").status_code == 200:
+        if _listens(engine) and engine.client.get("/health").status_code == 200:
             return
         sleep(POLL_S)
     raise RuntimeError(f"not healthy, exit status {engine.process.poll()}:\n{engine.log[-3000:]}")
 
 
-def _listens(uds: Path) -> bool:
-    with socket.socket(socket.AF_UNIX) as probe:
-        return probe.connect_ex(str(uds)) == 0
+def _listens(engine: RunningEngine) -> bool:
+    url = engine.client.base_url
+    on_port = url.port is not None
+    with socket.socket(socket.AF_INET if on_port else socket.AF_UNIX) as probe:
+        return probe.connect_ex((url.host, url.port) if on_port else str(engine.folder / "s")) == 0
