@@ -182,12 +182,15 @@ def test_a_lost_gpu_is_still_itself_and_may_come_back(probe: Probe, code: int, w
     assert [gpu.lost for gpu in probe.read()] == [None, None]
 
 
-def test_a_gpu_lost_before_it_was_seen_has_only_its_index(probe: Probe) -> None:
+def test_a_gpu_lost_before_it_was_seen_has_only_its_index_until_it_is_back(probe: Probe) -> None:
+    probe.new(limit_s=PATIENCE_S, lasting_every_s=0)
     one, other = gpus(2)
     probe.is_now(one, other | {"lost": True})
     well, lost = probe.read()
     assert (well.lost, lost.id, lost.uuid) == (None, "1", None)
     assert lost.lost
+    probe.is_now(one, other)  # it is seen by a new session only: this one could not open it
+    assert [(gpu.uuid, gpu.lost) for gpu in probe.read()] == [(one["uuid"], None), (other["uuid"], None)]
 
 
 def test_a_gpu_that_is_not_listed_any_more_is_lost(probe: Probe) -> None:
