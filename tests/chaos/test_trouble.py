@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +15,7 @@ import anyio
 import pytest
 
 from tests.chaos.waiting import load, ready, stopped, until
+from tests.engine.engines import free_port
 from tests.hubs import GIB, HubSite, wait_for, wish
 from vllm_mcp_hub.host.engine_dir import EngineDir
 from vllm_mcp_hub.host.processes import session_of
@@ -25,12 +25,6 @@ from vllm_mcp_protocol.hub_client import Hub
 from vllm_mcp_protocol.model import EngineStatus, ModelConfig
 
 pytestmark = pytest.mark.anyio
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def status(hub: Hub, engine: str) -> EngineStatus:

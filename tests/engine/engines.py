@@ -109,6 +109,13 @@ def _kill_session(process: subprocess.Popen[bytes]) -> None:
     process.wait(30)
 
 
+def free_port() -> int:
+    """A port of loopback that nobody listens on, now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def wait_healthy(engine: RunningEngine, timeout_s: float = START_LIMIT_S) -> None:
     """Poll /health. Raises RuntimeError with the end of the log when the engine ends or the time does."""
     end = monotonic() + timeout_s

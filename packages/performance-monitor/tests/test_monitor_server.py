@@ -4,16 +4,14 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 
-from tests.desk import Desk as BareDesk
-from tests.hubs import HubSite, wish
+from tests.hubs import HubSite
 from vllm_mcp_protocol.engine_http import EngineHttp
 from vllm_mcp_protocol.settings import Settings
 from vllm_performance_monitor.server import build_server
@@ -22,30 +20,6 @@ pytestmark = pytest.mark.anyio
 
 LIMIT_S = 20.0
 QUICK = {"MONITOR_INTERVAL_MS": "200"}
-
-
-class Desk(BareDesk):
-    """The monitor."""
-
-    build = staticmethod(build_server)
-
-
-@pytest.fixture
-def site() -> Iterator[HubSite]:
-    made = HubSite(gpus=2)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def new_desk(site: HubSite, tmp_path: Path) -> Callable[..., Desk]:
-    return lambda mode="auto": Desk(site, mode, tmp_path)
-
-
-@pytest.fixture
-async def desk(new_desk: Callable[..., Desk]) -> AsyncIterator[Desk]:
-    async with AsyncExitStack() as stack:
-        yield await stack.enter_async_context(new_desk().open(variables=QUICK))
 
 
 async def until(look: Callable[[], Any], what: str) -> Any:
@@ -59,23 +33,13 @@ async def until(look: Callable[[], Any], what: str) -> Any:
     raise AssertionError(what)
 
 
-async def loaded(desk: Desk, model: str = "org/small") -> str:
-    """The id of an engine that serves."""
-    async with desk.site.client() as hub:
-        view = (await hub.load(wish(model))).engine
-        assert view is not None
-        while view.status != "ready":
-            view = await hub.wait(view.id, seen_epoch=view.epoch, timeout_s=LIMIT_S)
-        return view.id
-
-
-async def ask(desk: Desk, model: str = "org/small", count: int = 3) -> None:
+async def ask(desk: Any, model: str = "org/small", count: int = 3) -> None:
     async with desk.site.client() as hub, hub.lease(model) as endpoint, EngineHttp(endpoint) as http:
         for _ in range(count):
             await http.chat({"model": endpoint.served_name, "messages": [{"role": "user", "content": "hello"}]})
 
 
-async def test_without_an_engine_the_hardware_is_told(desk: Desk) -> None:
+async def test_without_an_engine_the_hardware_is_told(desk: Any) -> None:
     await desk.call("get-metrics")
     found = await until(lambda: _with(desk, "hardware"), "the GPUs are seen")
     assert [row["device"] for row in found["hardware"]] == ["gpu:0", "gpu:1"]
@@ -83,13 +47,13 @@ async def test_without_an_engine_the_hardware_is_told(desk: Desk) -> None:
     assert "no engine was seen" in " ".join(found["notes"])
 
 
-async def _with(desk: Desk, part: str, **arguments: Any) -> dict[str, Any] | None:
+async def _with(desk: Any, part: str, **arguments: Any) -> dict[str, Any] | None:
     found = await desk.call("get-metrics", **arguments)
     return found if found[part] else None
 
 
-async def test_requests_show_in_rates_latency_and_history(desk: Desk) -> None:
-    await loaded(desk)
+async def test_requests_show_in_rates_latency_and_history(desk: Any) -> None:
+    await desk.loaded()
     await desk.call("get-metrics")
     await until(lambda: _with(desk, "engines"), "the engine is seen")
     await ask(desk, count=5)
@@ -114,18 +78,18 @@ async def test_requests_show_in_rates_latency_and_history(desk: Desk) -> None:
     assert all(row["times"] for row in more["history"])
 
 
-async def test_a_model_that_nobody_serves_is_named_with_those_that_are(desk: Desk) -> None:
-    await loaded(desk)
+async def test_a_model_that_nobody_serves_is_named_with_those_that_are(desk: Any) -> None:
+    await desk.loaded()
     await desk.call("get-metrics")
     await until(lambda: _with(desk, "engines"), "the engine is seen")
     error = await desk.fail("get-metrics", "MODEL_NOT_LOADED", model_id="org/smal")
     assert "give org/small" in error["details"]["suggestion"]
 
 
-async def test_an_engine_that_is_killed_raises_one_alert_which_clears_on_recovery(desk: Desk) -> None:
+async def test_an_engine_that_is_killed_raises_one_alert_which_clears_on_recovery(desk: Any) -> None:
     rule = await desk.call("set-alert-rule", rule="engine-down", for_seconds=0.5)
     assert rule["rule"]["metric"] == "answering"
-    engine_id = await loaded(desk)
+    engine_id = await desk.loaded()
     await until(lambda: _with(desk, "engines"), "the engine is seen")
     for pid in desk.site.members(engine_id):
         os.kill(pid, signal.SIGKILL)
@@ -136,7 +100,7 @@ async def test_an_engine_that_is_killed_raises_one_alert_which_clears_on_recover
     (alert,) = await until(active, "the alert is raised")
     assert alert["engine"] == "engine:org/small"
     assert alert["suggestion"]
-    await loaded(desk)
+    await desk.loaded()
 
     async def over() -> list[dict[str, Any]]:
         past = (await desk.call("get-alerts", active_only=False))["past"]
@@ -152,9 +116,9 @@ async def test_an_engine_that_is_killed_raises_one_alert_which_clears_on_recover
     assert not await active()
 
 
-async def test_an_engine_that_was_unloaded_raises_nothing(desk: Desk) -> None:
+async def test_an_engine_that_was_unloaded_raises_nothing(desk: Any) -> None:
     await desk.call("set-alert-rule", rule="engine-down", for_seconds=0.2)
-    engine_id = await loaded(desk)
+    engine_id = await desk.loaded()
     await until(lambda: _with(desk, "engines"), "the engine is seen")
     async with desk.site.client() as hub:
         await hub.stop(engine_id)
@@ -162,7 +126,7 @@ async def test_an_engine_that_was_unloaded_raises_nothing(desk: Desk) -> None:
     assert [one for one in (await desk.call("get-alerts", active_only=False))["past"] if "engine" in one["rule"]] == []
 
 
-async def test_bad_rules_are_refused_and_change_nothing(desk: Desk) -> None:
+async def test_bad_rules_are_refused_and_change_nothing(desk: Any) -> None:
     for bad, code in (
         ({"rule": "kv-pressure", "threshold": 50, "clear_threshold": 60}, "INVALID_ARGUMENT"),
         ({"rule": "mine"}, "INVALID_ARGUMENT"),
@@ -172,8 +136,8 @@ async def test_bad_rules_are_refused_and_change_nothing(desk: Desk) -> None:
     assert (await desk.call("get-alerts"))["notes"] == []
 
 
-async def test_gpus_and_memory_are_told(desk: Desk) -> None:
-    await loaded(desk)
+async def test_gpus_and_memory_are_told(desk: Any) -> None:
+    await desk.loaded()
     found = await desk.call("get-gpu-stats", gpu_ids=["1"], include_processes=True)
     (gpu,) = found["gpus"]
     assert (gpu["id"], gpu["name"], gpu["throttle_reasons"]) == ("1", "Fake H100", [])
@@ -188,7 +152,7 @@ async def test_gpus_and_memory_are_told(desk: Desk) -> None:
     assert set(model["how"]) >= {"weights_mb", "kv_cache_mb", "measured_mb", "promised_mb"}
 
 
-async def test_a_machine_without_a_gpu_shows_its_host(new_desk: Callable[..., Desk], site: HubSite) -> None:
+async def test_a_machine_without_a_gpu_shows_its_host(new_desk: Callable[..., Any], site: HubSite) -> None:
     site.set_gpus(0)
     async with new_desk().open(variables=QUICK) as desk:
         await desk.call("get-metrics")
@@ -198,8 +162,8 @@ async def test_a_machine_without_a_gpu_shows_its_host(new_desk: Callable[..., De
         assert (stats["gpus"], stats["host"]["memory"]["total_bytes"] > 0) == ([], True)
 
 
-async def test_the_history_outlives_the_hub(desk: Desk) -> None:
-    await loaded(desk)
+async def test_the_history_outlives_the_hub(desk: Any) -> None:
+    await desk.loaded()
     await ask(desk)
     await until(lambda: _with(desk, "engines", duration_seconds=600), "the engine is seen")
     await asyncio.sleep(0.6)
@@ -208,8 +172,8 @@ async def test_the_history_outlives_the_hub(desk: Desk) -> None:
     assert found["engines"][0]["covered_seconds"] > 0
 
 
-async def test_trends_and_pictures(desk: Desk) -> None:
-    await loaded(desk)
+async def test_trends_and_pictures(desk: Any) -> None:
+    await desk.loaded()
     await until(lambda: _with(desk, "engines"), "the engine is seen")
     await ask(desk)
     await asyncio.sleep(1)
@@ -226,8 +190,8 @@ async def test_trends_and_pictures(desk: Desk) -> None:
     assert len(drawn["series"]) == 3
 
 
-async def test_the_resources_tell_the_same(desk: Desk) -> None:
-    await loaded(desk)
+async def test_the_resources_tell_the_same(desk: Any) -> None:
+    await desk.loaded()
     await until(lambda: _with(desk, "engines"), "the engine is seen")
     for uri in ("metrics://current", "metrics://history/10m"):
         told = json.loads((await desk.client.read_resource(uri)).contents[0].text)  # type: ignore[union-attr]

@@ -146,6 +146,10 @@ class Settings(BaseModel):
     alert_thresholds: Mapping[str, float] = Field(
         default_factory=dict, description="ALERT_THRESHOLD_<METRIC>: value at which an alert starts"
     )
+    openai_api_key: SecretStr | None = Field(default=None, description="API key of OpenAI, for benchmark-providers")
+    anthropic_api_key: SecretStr | None = Field(
+        default=None, description="API key of Anthropic, for benchmark-providers"
+    )
     # auto-discovery
     discovery_endpoints: EngineUrls = Field(
         default=(), description="Further engines to attach, comma-separated addresses"

@@ -11,6 +11,8 @@ each engine and in total, with the active alerts. duration_seconds says over whi
 get-memory-stats look into GPUs (without one, at the host) and at what the memory is used for.
 get-alerts shows what is wrong with a next step; set-alert-rule changes a limit. get-trends tells where a metric is \
 going and when it reaches its threshold, plot-metrics draws.
+benchmark-model measures how fast a loaded model is under rising load, benchmark-providers several servers side by \
+side; both load the engines for minutes: ask the user before.
 
 Errors carry a code, a message and a `suggestion`: follow it. Latencies are milliseconds, sizes MiB, shares percent. \
 null means that nothing was measured, never zero."""
@@ -22,6 +24,8 @@ _VARIABLES = (
     "METRICS_RETENTION_HOURS",
     "ENABLE_GPU_MONITORING",
     "ENABLE_ALERTS",
+    "OPENAI_API_KEY",
+    "ANTHROPIC_API_KEY",
     "VLLM_HUB_DIR",
     "VLLM_MCP_READ_ONLY",
     "VLLM_MCP_ALLOWED_TOOLS",
@@ -39,7 +43,7 @@ _THRESHOLDS = (
 DESCRIPTION = ServerDescription(
     name="vllm-performance-monitor",
     title="vLLM performance monitor",
-    summary="Live and historical metrics of vLLM engines and GPUs, alerts, trends and pictures",
+    summary="Live and historical metrics of vLLM engines and GPUs, alerts, trends, pictures and benchmarks",
     instructions=_INSTRUCTIONS,
     distribution="vllm-performance-monitor",
     command="vllm-performance-monitor",

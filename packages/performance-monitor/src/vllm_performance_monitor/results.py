@@ -191,3 +191,36 @@ class PlotResult(ToolResult):
     height: int
     series: list[dict[str, Any]] = Field(description="The numbers: name, unit, first, last, min, max, mean")
     notes: list[str] = []
+
+
+class QuantilesPart(Part):
+    p50: float
+    p95: float
+    p99: float
+
+
+class BenchmarkRow(Part):
+    server: str
+    model: str
+    load: str = Field(description="Users at a time, or requests per second (/s)")
+    requests: int
+    failed: int
+    requests_per_second: float
+    output_tokens_per_second: float
+    ttft_ms: QuantilesPart | None = Field(default=None, description="Time to the first token")
+    itl_ms: QuantilesPart | None = Field(default=None, description="Time between two pieces of an answer")
+    e2e_ms: QuantilesPart | None = Field(default=None, description="Time of a whole answer")
+    ended_by: str
+
+
+class BenchmarkResult(ToolResult):
+    benchmark_id: str
+    status: str = Field(description="running, done, cancelled")
+    progress: str | None = None
+    seconds: float | None = None
+    workload: str | None = None
+    rows: list[BenchmarkRow] = []
+    table: list[str] = Field(default=[], description="The same for people")
+    beside_earlier: list[str] = Field(default=[], description="What changed since the last run of the same kind")
+    path: str | None = Field(default=None, description="The whole report as a file")
+    notes: list[str] = []

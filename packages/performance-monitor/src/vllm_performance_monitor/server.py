@@ -13,8 +13,9 @@ from vllm_mcp_protocol.paths import state_dir
 from vllm_mcp_protocol.serving.server import SuiteServer
 from vllm_mcp_protocol.settings import Settings
 from vllm_performance_monitor import __version__, resources
+from vllm_performance_monitor.benchmarking.jobs import Jobs
 from vllm_performance_monitor.description import DESCRIPTION
-from vllm_performance_monitor.tools import alerts, hardware, metrics, trends
+from vllm_performance_monitor.tools import alerts, benchmarks, hardware, metrics, trends
 from vllm_performance_monitor.workplace import Workplace
 
 
@@ -26,6 +27,7 @@ def build_server(settings: Settings, hub: Hub | None = None, project_dir: Path |
     """
     del project_dir
     work = Workplace(settings, hub if hub is not None else Hub(settings, client=DESCRIPTION.name))
+    jobs = Jobs()
     log = AuditLog(state_dir(settings) / "audit.jsonl")
 
     @asynccontextmanager
@@ -34,6 +36,7 @@ def build_server(settings: Settings, hub: Hub | None = None, project_dir: Path |
             try:
                 yield
             finally:
+                await jobs.aclose()
                 await work.hub.aclose()
 
     server = SuiteServer(
@@ -45,5 +48,6 @@ def build_server(settings: Settings, hub: Hub | None = None, project_dir: Path |
     )
     for module in (metrics, hardware, alerts, trends):
         module.register(server, work)
+    benchmarks.register(server, work, jobs)
     resources.register(server, work)
     return server
