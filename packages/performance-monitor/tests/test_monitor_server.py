@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,30 @@ import anyio
 import pytest
 
 from tests.hubs import HubSite
+from tests.monitor_desk import LIMIT_S, QUICK, MonitorDesk
 from vllm_mcp_protocol.engine_http import EngineHttp
 from vllm_mcp_protocol.settings import Settings
 from vllm_performance_monitor.server import build_server
 
 pytestmark = pytest.mark.anyio
 
-LIMIT_S = 20.0
-QUICK = {"MONITOR_INTERVAL_MS": "200"}
+
+@pytest.fixture
+def site() -> Iterator[HubSite]:
+    made = HubSite(gpus=2)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def new_desk(site: HubSite, tmp_path: Path) -> Callable[..., MonitorDesk]:
+    return lambda mode="auto": MonitorDesk(site, mode, tmp_path)
+
+
+@pytest.fixture
+async def desk(new_desk: Callable[..., MonitorDesk]) -> AsyncIterator[MonitorDesk]:
+    async with new_desk().open(variables=QUICK) as opened:
+        yield opened
 
 
 async def until(look: Callable[[], Any], what: str) -> Any:
@@ -33,13 +49,13 @@ async def until(look: Callable[[], Any], what: str) -> Any:
     raise AssertionError(what)
 
 
-async def ask(desk: Any, model: str = "org/small", count: int = 3) -> None:
+async def ask(desk: MonitorDesk, model: str = "org/small", count: int = 3) -> None:
     async with desk.site.client() as hub, hub.lease(model) as endpoint, EngineHttp(endpoint) as http:
         for _ in range(count):
             await http.chat({"model": endpoint.served_name, "messages": [{"role": "user", "content": "hello"}]})
 
 
-async def test_without_an_engine_the_hardware_is_told(desk: Any) -> None:
+async def test_without_an_engine_the_hardware_is_told(desk: MonitorDesk) -> None:
     await desk.call("get-metrics")
     found = await until(lambda: _with(desk, "hardware"), "the GPUs are seen")
     assert [row["device"] for row in found["hardware"]] == ["gpu:0", "gpu:1"]
@@ -47,12 +63,12 @@ async def test_without_an_engine_the_hardware_is_told(desk: Any) -> None:
     assert "no engine was seen" in " ".join(found["notes"])
 
 
-async def _with(desk: Any, part: str, **arguments: Any) -> dict[str, Any] | None:
+async def _with(desk: MonitorDesk, part: str, **arguments: Any) -> dict[str, Any] | None:
     found = await desk.call("get-metrics", **arguments)
     return found if found[part] else None
 
 
-async def test_requests_show_in_rates_latency_and_history(desk: Any) -> None:
+async def test_requests_show_in_rates_latency_and_history(desk: MonitorDesk) -> None:
     await desk.loaded()
     await desk.call("get-metrics")
     await until(lambda: _with(desk, "engines"), "the engine is seen")
@@ -78,7 +94,7 @@ async def test_requests_show_in_rates_latency_and_history(desk: Any) -> None:
     assert all(row["times"] for row in more["history"])
 
 
-async def test_a_model_that_nobody_serves_is_named_with_those_that_are(desk: Any) -> None:
+async def test_a_model_that_nobody_serves_is_named_with_those_that_are(desk: MonitorDesk) -> None:
     await desk.loaded()
     await desk.call("get-metrics")
     await until(lambda: _with(desk, "engines"), "the engine is seen")
@@ -86,7 +102,7 @@ async def test_a_model_that_nobody_serves_is_named_with_those_that_are(desk: Any
     assert "give org/small" in error["details"]["suggestion"]
 
 
-async def test_an_engine_that_is_killed_raises_one_alert_which_clears_on_recovery(desk: Any) -> None:
+async def test_an_engine_that_is_killed_raises_one_alert_which_clears_on_recovery(desk: MonitorDesk) -> None:
     rule = await desk.call("set-alert-rule", rule="engine-down", for_seconds=0.5)
     assert rule["rule"]["metric"] == "answering"
     engine_id = await desk.loaded()
@@ -116,7 +132,7 @@ async def test_an_engine_that_is_killed_raises_one_alert_which_clears_on_recover
     assert not await active()
 
 
-async def test_an_engine_that_was_unloaded_raises_nothing(desk: Any) -> None:
+async def test_an_engine_that_was_unloaded_raises_nothing(desk: MonitorDesk) -> None:
     await desk.call("set-alert-rule", rule="engine-down", for_seconds=0.2)
     engine_id = await desk.loaded()
     await until(lambda: _with(desk, "engines"), "the engine is seen")
@@ -126,7 +142,7 @@ async def test_an_engine_that_was_unloaded_raises_nothing(desk: Any) -> None:
     assert [one for one in (await desk.call("get-alerts", active_only=False))["past"] if "engine" in one["rule"]] == []
 
 
-async def test_bad_rules_are_refused_and_change_nothing(desk: Any) -> None:
+async def test_bad_rules_are_refused_and_change_nothing(desk: MonitorDesk) -> None:
     for bad, code in (
         ({"rule": "kv-pressure", "threshold": 50, "clear_threshold": 60}, "INVALID_ARGUMENT"),
         ({"rule": "mine"}, "INVALID_ARGUMENT"),
@@ -136,7 +152,7 @@ async def test_bad_rules_are_refused_and_change_nothing(desk: Any) -> None:
     assert (await desk.call("get-alerts"))["notes"] == []
 
 
-async def test_gpus_and_memory_are_told(desk: Any) -> None:
+async def test_gpus_and_memory_are_told(desk: MonitorDesk) -> None:
     await desk.loaded()
     found = await desk.call("get-gpu-stats", gpu_ids=["1"], include_processes=True)
     (gpu,) = found["gpus"]
@@ -152,7 +168,7 @@ async def test_gpus_and_memory_are_told(desk: Any) -> None:
     assert set(model["how"]) >= {"weights_mb", "kv_cache_mb", "measured_mb", "promised_mb"}
 
 
-async def test_a_machine_without_a_gpu_shows_its_host(new_desk: Callable[..., Any], site: HubSite) -> None:
+async def test_a_machine_without_a_gpu_shows_its_host(new_desk: Callable[..., MonitorDesk], site: HubSite) -> None:
     site.set_gpus(0)
     async with new_desk().open(variables=QUICK) as desk:
         await desk.call("get-metrics")
@@ -162,7 +178,7 @@ async def test_a_machine_without_a_gpu_shows_its_host(new_desk: Callable[..., An
         assert (stats["gpus"], stats["host"]["memory"]["total_bytes"] > 0) == ([], True)
 
 
-async def test_the_history_outlives_the_hub(desk: Any) -> None:
+async def test_the_history_outlives_the_hub(desk: MonitorDesk) -> None:
     await desk.loaded()
     await ask(desk)
     await until(lambda: _with(desk, "engines", duration_seconds=600), "the engine is seen")
@@ -172,7 +188,7 @@ async def test_the_history_outlives_the_hub(desk: Any) -> None:
     assert found["engines"][0]["covered_seconds"] > 0
 
 
-async def test_trends_and_pictures(desk: Any) -> None:
+async def test_trends_and_pictures(desk: MonitorDesk) -> None:
     await desk.loaded()
     await until(lambda: _with(desk, "engines"), "the engine is seen")
     await ask(desk)
@@ -190,7 +206,7 @@ async def test_trends_and_pictures(desk: Any) -> None:
     assert len(drawn["series"]) == 3
 
 
-async def test_the_resources_tell_the_same(desk: Any) -> None:
+async def test_the_resources_tell_the_same(desk: MonitorDesk) -> None:
     await desk.loaded()
     await until(lambda: _with(desk, "engines"), "the engine is seen")
     for uri in ("metrics://current", "metrics://history/10m"):

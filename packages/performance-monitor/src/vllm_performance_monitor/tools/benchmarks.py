@@ -276,7 +276,7 @@ def _result(
     results: Results, report: Report, status: Literal["running", "done", "failed", "cancelled"]
 ) -> BenchmarkResult:
     several = len({row.subject for row in report.rows}) > 1
-    compared = [found for row in report.rows if (found := results.compare(report, row)) is not None]
+    compared = [(row, found) for row in report.rows if (found := results.compare(report, row)) is not None]
     return BenchmarkResult(
         benchmark_id=report.id,
         status=status,
@@ -284,7 +284,7 @@ def _result(
         workload=report.workload.shown,
         rows=[_row(row) for row in report.rows],
         table=(render_side_by_side(report) if several else render_levels(report)).splitlines() if report.rows else [],
-        beside_earlier=[line for found in compared for line in render_comparison(found).splitlines()][:40],
+        beside_earlier=[line for row, found in compared for line in render_comparison(row, found).splitlines()][:40],
         path=str(results.folder / f"{report.id}.json") if report.rows else None,
         notes=[] if report.rows else ["Nothing was measured."],
     )

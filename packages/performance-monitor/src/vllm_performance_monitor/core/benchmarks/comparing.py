@@ -25,7 +25,7 @@ FLOOR = 0.10
 interval: minutes apart and on two shared cores, throughput of one set-up differed by 5 % (an engine of even pace) and
 by 10 % (`vllm bench serve` on the tiny model). Whoever has a quiet machine may give a smaller one."""
 
-Verdict = Literal["better", "worse", "no difference that can be told from noise", "too few requests to tell"]
+Verdict = Literal["better", "worse", "within noise", "too few requests"]
 
 
 class Difference(Value):
@@ -114,7 +114,7 @@ def _interval(pairs: Sequence[tuple[float, float]]) -> tuple[float, float] | tup
 
 def _verdict(change: float, low: float | None, high: float | None, floor: float, more_is_better: bool) -> Verdict:
     if low is None or high is None:
-        return "too few requests to tell"
+        return "too few requests"
     if low <= 0 <= high or abs(change) < floor:
-        return "no difference that can be told from noise"
+        return "within noise"
     return "better" if (change > 0) == more_is_better else "worse"

@@ -1,16 +1,17 @@
-"""Benchmarks for people, in at most 100 columns."""
+"""Benchmarks for people, in at most 78 columns: a terminal of 80 with an indent."""
 
 from collections.abc import Sequence
 
 from vllm_performance_monitor.core.benchmarks.report import Comparison, Report, Row
 from vllm_performance_monitor.core.benchmarks.samples import Distribution
 
-WIDTH = 100
-_LABEL = 24
-_HEAD = ("load", "req/s", "in t/s", "out t/s", "TTFT ms", "ITL ms", "TPOT ms", "E2E s", "failed")
+WIDTH = 78
+_LABEL = 22
+_RATES = ("req/s", "in t/s", "out t/s", "TPOT ms", "failed")
+_TIMES = ("TTFT ms", "ITL ms", "E2E s")
 _LEGEND = (
-    "TTFT, ITL, E2E: p50/p95/p99. TPOT: mean. Load: requests at a time, or sent per second (/s).",
-    "Quantiles are linear between two values, as in `vllm bench serve`.",
+    "TTFT, ITL, E2E: p50/p95/p99, linear between two values, as `vllm bench serve`",
+    "has them. TPOT: mean. Load: requests at a time, or sent per second (/s).",
 )
 
 
@@ -22,7 +23,7 @@ def render_levels(report: Report) -> str:
         version = f" {subject.version}" if subject.version else ""
         lines += [_cut(f"{subject.label}{version} · {subject.model} · {report.workload.shown}", WIDTH)]
         rows = [row for row in report.rows if row.subject == subject]
-        lines += [*_table(_HEAD, [_cells(row) for row in rows]), *_failures(rows), *_notes(rows), ""]
+        lines += [*_tables("load", [_cells(row) for row in rows]), *_failures(rows), *_notes(rows), ""]
     return "\n".join([*lines, *_LEGEND])
 
 
@@ -32,15 +33,14 @@ def render_side_by_side(report: Report) -> str:
     for load in dict.fromkeys(row.load.shown for row in report.rows):
         rows = [row for row in report.rows if row.load.shown == load]
         cells = _starred(rows)
-        head = ("server", *_HEAD[1:])
         body = [(_cut(row.subject.label, _LABEL), *line[1:]) for row, line in zip(rows, cells, strict=True)]
-        lines += ["", f"load {load}", *_table(head, body), *_failures(rows, named=True), *_notes(rows, named=True)]
+        lines += ["", f"load {load}", *_tables("server", body), *_failures(rows, named=True), *_notes(rows, named=True)]
     return "\n".join([*lines, "", *_LEGEND, "* the best of this load, where every request succeeded."])
 
 
-def render_comparison(comparison: Comparison) -> str:
-    """What changed since an earlier run."""
-    lines = [f"beside {comparison.before_id} of {comparison.before_at}"]
+def render_comparison(row: Row, comparison: Comparison) -> str:
+    """What changed in `row` since an earlier run."""
+    lines = [_cut(f"{row.subject.label}, load {row.load.shown}, beside {comparison.before_id}:", WIDTH)]
     for one in comparison.differences:
         span = "" if one.low is None or one.high is None else f" [{one.low:+.1%} … {one.high:+.1%}]"
         figures = f"{_number(one.before)} → {_number(one.after)} {one.unit}"
@@ -55,11 +55,11 @@ def _cells(row: Row) -> tuple[str, ...]:
         _number(s.requests_per_second),
         _number(s.input_tokens_per_second) if s.input_counted else "?",
         _number(s.output_tokens_per_second) + ("~" if s.counted_by != "usage" else ""),
+        "-" if s.tpot_ms is None else _number(s.tpot_ms.mean),
+        str(s.failed),
         _quantiles(s.ttft_ms),
         _quantiles(s.itl_ms),
-        "-" if s.tpot_ms is None else _number(s.tpot_ms.mean),
         _quantiles(s.e2e_ms, 1000),
-        str(s.failed),
     )
 
 
@@ -71,7 +71,7 @@ def _starred(rows: Sequence[Row]) -> list[tuple[str, ...]]:
         best_out = max(whole, key=lambda n: summaries[n].output_tokens_per_second)
         best_ttft = min(whole, key=lambda n: _middle(summaries[n].ttft_ms))
         best_e2e = min(whole, key=lambda n: _middle(summaries[n].e2e_ms))
-        for number, column in ((best_out, 3), (best_ttft, 4), (best_e2e, 7)):
+        for number, column in ((best_out, 3), (best_ttft, 6), (best_e2e, 8)):
             cells[number][column] += "*"
     return [tuple(line) for line in cells]
 
@@ -93,6 +93,15 @@ def _number(value: float) -> str:
     if value >= 99.95:
         return f"{value:.0f}"
     return f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"
+
+
+def _tables(first: str, rows: Sequence[Sequence[str]]) -> list[str]:
+    """How much, and below it how soon: side by side they are wider than a terminal."""
+    much = 1 + len(_RATES)
+    return [
+        *_table((first, *_RATES), [row[:much] for row in rows]),
+        *_table((first, *_TIMES), [(row[0], *row[much:]) for row in rows]),
+    ]
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
