@@ -96,14 +96,21 @@ def latency(histogram: Histogram | None) -> Latency:
         p95_ms=_quantile_ms(histogram, 0.95),
         p99_ms=_quantile_ms(histogram, 0.99),
         avg_ms=None if histogram.mean is None else round(histogram.mean * 1000, 3),
-        p99_error_ms=None if p99 is None or p99.at_least else round(p99.error * 1000, 3),
+        p99_error_ms=None if p99 is None or p99.at_least else round(min(p99.error, _most_s(histogram, 0.99)) * 1000, 3),
         measured=round(histogram.count),
     )
 
 
 def _quantile_ms(histogram: Histogram, q: float) -> float | None:
+    """Inside its bucket, and never more than the mean allows: vLLM's first bucket of queue times ends at 300 ms, and
+    most requests wait for microseconds."""
     told = quantile(histogram, q)
-    return None if told is None else round(told.value * 1000, 3)
+    return None if told is None else round(min(told.value, _most_s(histogram, q)) * 1000, 3)
+
+
+def _most_s(histogram: Histogram, q: float) -> float:
+    """What the quantile cannot exceed (Markov): the share 1 - q of all lies at or above it, and none below 0."""
+    return math.inf if histogram.mean is None else histogram.mean / (1 - q)
 
 
 @dataclass(frozen=True, slots=True)
