@@ -45,12 +45,12 @@ def read_token(file: Path) -> str:
     return token
 
 
-def checked_token(host: str, token: str | None) -> str | None:
-    """`token`, or SettingError when `host` may not be served without one."""
+def checked_token(host: str, token: str | None, *, could: str = "load models") -> str | None:
+    """`token`, or SettingError when `host` may not be served without one; `could`: what everybody could do then."""
     if token or is_loopback(host):
         return token
     raise SettingError(
-        f"Refusing to listen on {host} without a bearer token: everybody on the network could load models.",
+        f"Refusing to listen on {host} without a bearer token: everybody on the network could {could}.",
         suggestion="set VLLM_MCP_TOKEN or pass --token-file FILE, or listen on 127.0.0.1",
         variable="VLLM_MCP_TOKEN",
         host=host,
@@ -71,7 +71,7 @@ def http_app(server: "SuiteServer", host: str, token: str | None) -> "ASGIApp":
         allowed_origins=[f"http://{name}" for name in hosts],
     )
     app = server.streamable_http_app(streamable_http_path=PATH, host=host, transport_security=security)
-    return _Bearer(app, token) if token else app
+    return with_token(app, token) if token else app
 
 
 async def serve_http(server: "SuiteServer", host: str, port: int, token: str | None = None) -> None:
@@ -79,9 +79,16 @@ async def serve_http(server: "SuiteServer", host: str, port: int, token: str | N
 
     Raises SettingError (no token), PortInUse.
     """
+    await serve_app(http_app(server, host, token), server.name, host, port, PATH)
+
+
+async def serve_app(app: "ASGIApp", name: str, host: str, port: int, path: str) -> None:
+    """Serve any application like that; `name` and `path` are for the line that says where it listens.
+
+    Raises PortInUse.
+    """
     import uvicorn
 
-    app = http_app(server, host, token)
     config = uvicorn.Config(
         app,
         host=host,
@@ -93,9 +100,14 @@ async def serve_http(server: "SuiteServer", host: str, port: int, token: str | N
     )
     listener = _listen(host, port)
     with listener:
-        address = f"http://{_bracketed(host)}:{listener.getsockname()[1]}{PATH}"
-        print(f"{server.name} listens on {address}", file=sys.stderr, flush=True)
+        address = f"http://{_bracketed(host)}:{listener.getsockname()[1]}{path}"
+        print(f"{name} listens on {address}", file=sys.stderr, flush=True)
         await uvicorn.Server(config).serve(sockets=[listener])
+
+
+def with_token(app: "ASGIApp", token: str) -> "ASGIApp":
+    """`app` for those only who send `Authorization: Bearer TOKEN`; the others get 401."""
+    return _Bearer(app, token)
 
 
 class _Bearer:
