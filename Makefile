@@ -55,7 +55,7 @@ test: lint engine ## Lint, types, and the everyday test suite on fake and real e
 test-all: lint engine ## The same, with the slow tests
 	$(BIN)/pytest --run-slow $(PYTEST_ARGS)
 
-bench: setup $(if $(filter all engine,$(BENCH)),engine) ## BENCH=start|hub|load|engine|discovery|metrics|all: a table, and .bench/results.json
+bench: setup $(if $(filter all engine,$(BENCH)),engine) ## BENCH=start|hub|load|engine|discovery|metrics|monitor|all: a table, and .bench/results.json
 	@$(BIN)/python -m tests.bench $(BENCH)
 
 lint: setup ## ruff and mypy
