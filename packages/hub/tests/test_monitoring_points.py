@@ -92,6 +92,25 @@ def _nearest(borders: list[float], at_s: float) -> float:
     return min(borders, key=lambda border: abs(border - at_s))
 
 
+def test_many_at_once_are_what_they_are_one_after_another() -> None:
+    """Also where a metric comes and goes."""
+    points = [
+        make_point(n, n + 1.0, {"g": n * 0.1} | ({"h": float(n)} if n % 10 > 6 else {}), {"c": n * 0.3})
+        for n in range(50)
+    ]
+    at_once, in_steps = together(points), points[0]
+    for point in points[1:]:
+        in_steps = together([in_steps, point]) or in_steps
+    assert at_once is not None
+    assert (at_once.begin_s, at_once.end_s, at_once.looks, at_once.covered_s) == (0, 50, 50, 50)
+    assert set(at_once.gauge_stats) == {"g", "h"}
+    for name, stat in in_steps.gauge_stats.items():
+        found = at_once.gauge_stats[name]
+        assert (found.low, found.high, found.last) == (stat.low, stat.high, stat.last)
+    assert isclose(at_once.gauge_stats["g"].mean, in_steps.gauge_stats["g"].mean)
+    assert isclose(at_once.increases["c"], in_steps.increases["c"])
+
+
 def test_slots_are_written_down_when_they_are_complete() -> None:
     timeline, kept = Timeline(), []
     for number in range(200):

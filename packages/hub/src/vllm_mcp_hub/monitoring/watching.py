@@ -248,7 +248,10 @@ def _window(subject: str, point: Point) -> SubjectWindow:
         end_s=point.end_s,
         looks=point.looks,
         covered_s=point.covered_s,
-        gauges={name: GaugeValues(**asdict(stat)) for name, stat in point.gauge_stats.items()},
+        gauges={
+            name: GaugeValues(mean=stat.mean, low=stat.low, high=stat.high, last=stat.last)
+            for name, stat in point.gauge_stats.items()
+        },
         counters=point.increases if point.covered_s else {},
         histograms={
             name: HistogramValues(bounds=one.bounds, counts=one.counts, sum=one.sum)

@@ -7,11 +7,11 @@ the mean, the extremes and the last value are kept. So a rollup loses nothing bu
 import struct
 import zlib
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
-from operator import add
+from itertools import groupby, pairwise
+from operator import add, attrgetter
 from typing import Any
 
 from vllm_mcp_protocol.metrics.histogram import BadHistogram, Histogram
@@ -140,26 +140,38 @@ def make_point(
 def together(points: Iterable[Point]) -> Point | None:
     """All of them as one, in their order; None for none."""
     result: Point | None = None
-    for point in points:
-        result = point if result is None else _both(result, point)
+    for _, alike in groupby(points, key=attrgetter("layout")):
+        joined = _of_one_layout(list(alike))
+        if result is not None and result.layout == joined.layout:
+            joined = _of_one_layout([result, joined])
+        elif result is not None:
+            joined = _of_two_layouts(result, joined)
+        result = joined
     return result
 
 
-def _both(one: Point, other: Point) -> Point:
-    if one.layout == other.layout:
-        return Point(
-            one.layout if one.layout is other.layout else other.layout,
-            one.begin_s,
-            other.end_s,
-            one.looks + other.looks,
-            one.covered_s + other.covered_s,
-            array("d", map(add, one.sums, other.sums)),
-            array("d", map(min, one.lows, other.lows)),
-            array("d", map(max, one.highs, other.highs)),
-            other.lasts,
-            array("d", map(add, one.counted, other.counted)),
-        )
-    return _of_two_layouts(one, other)
+def _of_one_layout(points: Sequence[Point]) -> Point:
+    """Column by column, all points at once: a day of an engine has a hundred of them."""
+    first, last = points[0], points[-1]
+    if first is last:
+        return first
+    return Point(
+        last.layout,
+        first.begin_s,
+        last.end_s,
+        sum(point.looks for point in points),
+        sum(point.covered_s for point in points),
+        _sums([point.sums for point in points]),
+        array("d", map(min, *(point.lows for point in points))),
+        array("d", map(max, *(point.highs for point in points))),
+        last.lasts,
+        _sums([point.counted for point in points]),
+    )
+
+
+def _sums(columns: Sequence["array[float]"]) -> "array[float]":
+    # Two are what each look brings, and `add` takes half the time.
+    return array("d", map(add, *columns) if len(columns) == 2 else map(sum, zip(*columns, strict=True)))
 
 
 def _of_two_layouts(one: Point, other: Point) -> Point:
