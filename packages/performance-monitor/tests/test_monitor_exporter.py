@@ -10,9 +10,10 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from email.message import Message
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -21,6 +22,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.hubs import ROOT, HubSite
+from tests.monitor_desk import QUICK, MonitorDesk
 from vllm_mcp_protocol.engine_http import EngineHttp
 from vllm_mcp_protocol.errors import ErrorInfo, HubUnavailable
 from vllm_mcp_protocol.metrics.exposition import parse_prometheus
@@ -42,6 +44,19 @@ pytestmark = pytest.mark.anyio
 
 LIMIT_S = 30.0
 OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+
+
+@pytest.fixture
+def site() -> Iterator[HubSite]:
+    made = HubSite(gpus=2)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+async def desk(site: HubSite, tmp_path: Path) -> AsyncIterator[MonitorDesk]:
+    async with MonitorDesk(site, "auto", tmp_path).open(variables=QUICK) as opened:
+        yield opened
 
 
 # Values
@@ -322,9 +337,9 @@ async def scraped_when(address: str, holds: Callable[[Mapping[str, set[float]]],
         await asyncio.sleep(0.2)
 
 
-async def test_prometheus_scrapes_a_hub_and_is_told_in_words_when_it_is_gone(desk: Any) -> None:
+async def test_prometheus_scrapes_a_hub_and_is_told_in_words_when_it_is_gone(desk: MonitorDesk) -> None:
     engine_id = await desk.loaded()
-    site: HubSite = desk.site
+    site = desk.site
     with exporter(site) as address:
         await scraped_when(address, lambda told: told.get("vllm_mcp_engine_up") == {1})
         async with site.client() as hub, hub.lease("org/small") as endpoint, EngineHttp(endpoint) as http:
