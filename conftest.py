@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from uv import find_uv_bin
 
 ROOT = Path(__file__).parent
@@ -18,6 +19,10 @@ PACKAGES = (
     "packages/cli",
     ".",
 )
+
+# A busy machine makes an example slow, not wrong.
+settings.register_profile("suite", settings(), deadline=None)
+settings.load_profile("suite")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

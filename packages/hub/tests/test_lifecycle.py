@@ -222,7 +222,7 @@ class HubMachine(RuleBasedStateMachine):
             assert not self.any_in(S.QUEUED, S.WAKE_QUEUED)
 
 
-HubMachine.TestCase.settings = settings(max_examples=400, stateful_step_count=40, deadline=None)
+HubMachine.TestCase.settings = settings(max_examples=400, stateful_step_count=40)
 TestHub = HubMachine.TestCase
 
 

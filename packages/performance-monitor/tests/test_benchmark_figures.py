@@ -4,7 +4,7 @@ from itertools import islice, pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -110,7 +110,6 @@ def test_the_dice_are_fair_and_known() -> None:
 # figures
 
 
-@settings(deadline=None)  # numpy's first call imports
 @given(st.lists(TIMES, min_size=1, max_size=60), st.floats(0, 1))
 def test_quantiles_are_numpys(values: list[float], share: float) -> None:
     assert quantile(sorted(values), share) == pytest.approx(float(np.quantile(values, share)), rel=1e-9, abs=1e-9)
@@ -141,7 +140,6 @@ def outcomes(draw: st.DrawFn) -> list[Outcome]:
     return made
 
 
-@settings(deadline=None)
 @given(outcomes(), st.floats(1, 20_000))
 def test_a_summary_is_what_numpy_says(made: list[Outcome], limit_ms: float) -> None:
     summary = summarize(made, Goal(ttft_ms=limit_ms), open_loop=True)

@@ -187,7 +187,7 @@ ANY_JSON = st.recursive(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(ANY_JSON)
 def test_nothing_else_is_raised_for_any_json(value: Any) -> None:
     for dialect in DIALECTS.values():

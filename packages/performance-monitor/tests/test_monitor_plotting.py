@@ -159,7 +159,7 @@ def test_names_that_no_font_or_formula_could_show_are_drawn() -> None:
     png_of(chart(series("_模型 $x^2$\n"), title="$\\frac{1}{"))
 
 
-@settings(deadline=None, max_examples=8)
+@settings(max_examples=8)
 @given(
     st.lists(
         st.lists(st.tuples(st.floats(T0 - 100, T0 + 4000), st.none() | st.floats(-1e12, 1e12)), max_size=20),

@@ -32,7 +32,8 @@ Group = Literal["throughput", "latency", "memory", "gpu", "requests", "cache", "
 _GROUPS: tuple[str, ...] = get_args(Group)
 _MOST_ENGINES = 12
 """An engine takes 1.2 KB of an answer."""
-_MOST_HISTORY_POINTS = 300
+_MOST_WITH_HISTORY = 4
+_MOST_HISTORY_POINTS = 200
 _HISTORY = ("rate:generation_tokens", "num_requests_running", "num_requests_waiting", "kv_cache_usage_perc")
 
 ModelId = Annotated[str | None, Field(max_length=400, description="Only this model (default: all engines)")]
@@ -68,7 +69,8 @@ def register(server: SuiteServer, work: Workplace) -> None:
         views = {view.served_name: view for view in (await work.hub.state()).engines}
         watches = {watch.name: watch for watch in window.engines}
         subjects = engines_of(window, model_id) if model_id else _shown(window)
-        rows = [_row(one, watches, views, asked, names) for one in subjects[:_MOST_ENGINES]]
+        shown = subjects[: _MOST_WITH_HISTORY if include_history else _MOST_ENGINES]
+        rows = [_row(one, watches, views, asked, names) for one in shown]
         windows = [figures.window_of(one) for one in engines_of(window, model_id)]
         alerts = await work.hub.alerts()
         return MetricsResult(
@@ -78,8 +80,8 @@ def register(server: SuiteServer, work: Workplace) -> None:
             total=_figures("total", figures.in_total(windows), asked, names) if windows else None,
             hardware=hardware_rows(window) if "gpu" in asked else [],
             alerts=[alert_row(one) for one in alerts.active[:10]],
-            history=await _history(work, subjects[:4], duration_seconds, resolution_seconds) if include_history else [],
-            notes=list(_notes(window, len(subjects), alerts.note)),
+            history=await _history(work, shown, duration_seconds, resolution_seconds) if include_history else [],
+            notes=list(_notes(window, len(shown), len(subjects), alerts.note)),
         )
 
 
@@ -223,13 +225,13 @@ async def _history(
     return rows
 
 
-def _notes(window: MonitoringWindow, engines: int, rules: str) -> Iterable[str]:
+def _notes(window: MonitoringWindow, shown: int, engines: int, rules: str) -> Iterable[str]:
     if window.note:
         yield window.note[:300]
     if rules:
         yield rules[:300]
-    if engines > _MOST_ENGINES:
-        yield f"{engines - _MOST_ENGINES} engines are not shown; give model_id"
+    if engines > shown:
+        yield f"{engines - shown} engines are not shown; give model_id"
     if not engines:
         yield "no engine was seen in this time: load-model starts one"
     if not any(one.subject.startswith("gpu:") for one in window.subjects):
