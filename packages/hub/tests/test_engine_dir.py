@@ -49,7 +49,7 @@ def test_marks(edir: EngineDir) -> None:
 def test_a_full_disk_is_told_and_loses_nothing(edir: EngineDir) -> None:
     edir.write_spec({"old": True})
     # The kernel's own "disk full", without a disk to fill: the temporary file leads to /dev/full.
-    (edir.path / f".spec.json.{os.getpid()}-{threading.get_native_id()}.tmp").symlink_to("/dev/full")
+    (edir.path / f".spec.json.{os.getpid()}-{threading.get_native_id()}-0-0.tmp").symlink_to("/dev/full")
     with pytest.raises(DiskFull) as caught:
         edir.write_spec({"new": True})
     assert caught.value.info.details["path"] == str(edir.spec_path)
