@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from vllm_mcp_protocol.errors import SuiteError
 from vllm_mcp_protocol.monitoring import MonitoringWindow
 from vllm_mcp_protocol.paths import hub_runs
+from vllm_mcp_protocol.serving.completion import complete_names
 from vllm_mcp_protocol.serving.results import compact_json
 from vllm_mcp_protocol.serving.server import SuiteServer
 from vllm_performance_monitor.core import figures
@@ -52,6 +53,12 @@ def register(server: SuiteServer, work: Workplace) -> None:
         except SuiteError as error:
             raise ResourceError(str(error)) from error
         return compact_json({"alerts": [alert_row(one).model_dump(mode="json") for one in view.active[:20]]})
+
+    complete_names(server, ("duration",), _durations)
+
+
+async def _durations() -> list[str]:
+    return ["1m", "15m", "1h", "6h", "1d"]
 
 
 async def _answer(work: Workplace, duration_s: float) -> str:

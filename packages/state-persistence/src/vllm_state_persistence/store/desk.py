@@ -42,6 +42,8 @@ class Desk:
     untrained_bytes: int | None = None
     """Content of a store without a dictionary; None: not looked yet."""
     cache: PackCache = field(default_factory=PackCache)
+    follows_others: bool = True
+    """False for a store that is salvaged: the pages that tell what was added may be among those that are gone."""
     index: Mapping[bytes, int] = field(default_factory=dict)
     """Where values are that the store's own index has lost: only while a damaged store is read."""
 
@@ -58,6 +60,8 @@ class Desk:
 
     async def refresh(self, connection: AsyncConnection) -> bool:
         """Learn what others have added; whether there was anything."""
+        if not self.follows_others:
+            return False
         return await self._refresh(connection, await standing(connection))
 
     @asynccontextmanager

@@ -22,7 +22,7 @@ from vllm_state_persistence.store.desk import Desk
 from vllm_state_persistence.store.reading import LOOKUP_IDS, OpenedPack, Reader, batches, of_pack, one_of, sized_batches
 from vllm_state_persistence.store.results import Damage
 from vllm_state_persistence.store.schema import packs, vals
-from vllm_state_persistence.store.states import StateRow, standing
+from vllm_state_persistence.store.states import StateRow, last_number
 
 _IDS_AT_ONCE = 5000
 _RECORDS_AT_ONCE = 50_000
@@ -178,7 +178,7 @@ class Inspection:
             except DatabaseError as error:
                 if not is_corrupt(error):
                     raise
-                found.update(range(1, (await standing(self.connection)).last_pack + 1))
+                found.update(range(1, await last_number(self.connection, "packs") + 1))
         return sorted(number for number in found if isinstance(number, int))
 
     async def unsound(self, identities: Iterable[bytes]) -> dict[bytes, str]:

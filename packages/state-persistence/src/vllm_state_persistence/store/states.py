@@ -7,7 +7,7 @@ sealed count of the rows and a sum over their names: a row that was taken away, 
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from sqlalchemy import ColumnElement, RowMapping, bindparam, func, insert, select, text, update
 from sqlalchemy.exc import DatabaseError
@@ -200,10 +200,22 @@ async def newest_first(
         if len(rows) < at_once:
             return
         before = rows[-1]["number"]
-    last = (await standing(connection)).last_state if before is None else before - 1
+    last = await last_number(connection, "states") if before is None else before - 1
     query = select(states).where(*conditions).where(states.c.number.in_(bindparam("numbers", expanding=True)))
     for row in await survivors(connection, query, "numbers", range(last, 0, -1)):
         yield row
+
+
+async def last_number(connection: AsyncConnection, table: Literal["states", "packs"]) -> int:
+    """Of a damaged file: each place that tells it may be on pages that are gone, so they are not asked in one query."""
+    found = [0]
+    for query in (f"SELECT seq FROM sqlite_sequence WHERE name = '{table}'", f"SELECT max(number) FROM {table}"):  # noqa: S608
+        try:
+            found.append(int((await connection.execute(text(query))).scalar() or 0))
+        except DatabaseError as error:
+            if not is_corrupt(error):
+                raise
+    return max(found)
 
 
 async def newest(connection: AsyncConnection, cipher: Cipher, session: bytes) -> StateRow | None:

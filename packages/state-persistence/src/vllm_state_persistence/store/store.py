@@ -86,10 +86,12 @@ class StateStore:
         """
         database = await Database.open(path, busy_s=busy_s, salvage=salvage)
         try:
-            return cls(await open_desk(database, keys, compression=compression))
+            desk = await open_desk(database, keys, compression=compression)
         except BaseException:
             await database.close()
             raise
+        desk.follows_others = not salvage
+        return cls(desk)
 
     async def close(self) -> None:
         await self.desk.database.close()
