@@ -1,6 +1,7 @@
 """What each kind of server is asked, and what its stream says. Only counts and times are wanted; no text is kept."""
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -70,7 +71,7 @@ def unknown_field(words: str, sent: Collection[str]) -> str | None:
     return next((name for name in OPTIONAL if name in sent and name in words), None)
 
 
-class _OpenAI:
+class _OpenAI(ABC):
     """What chat and completions share."""
 
     path = ""
@@ -104,8 +105,9 @@ class _OpenAI:
                 event = "piece"
         return event
 
+    @abstractmethod
     def _generated(self, choice: Mapping[str, Any]) -> bool:
-        raise NotImplementedError
+        """Whether a piece of the answer is in it."""
 
 
 class Chat(_OpenAI):
