@@ -123,12 +123,15 @@ class HubSite:
         shutil.rmtree(self.folder)
 
     def kill_all(self) -> None:
-        """SIGKILL the hub and every engine."""
+        """SIGKILL the hub and every engine, also one whose process was being started as the hub died."""
         self.kill_hub()
+        wait_for(self._killed, "everything of the site is gone")
+
+    def _killed(self) -> bool:
         for engine in engine_dirs(self.state / "engines"):
             for pid in self.members(engine.id):
                 _kill(pid)
-        wait_for(lambda: not self.hub_pids() and not self.living(), "everything of the site is gone")
+        return not self.hub_pids() and not self.living()
 
 
 class SiteHub(Hub):
