@@ -22,7 +22,7 @@ PURE_PROTOCOL = {
     f"{PROTOCOL}.{name}"
     for name in (
         *("units", "errors", "model", "model_names", "settings", "redaction"),
-        *("gauges", "gpu", "monitoring"),
+        *("gauges", "gpu", "http1", "monitoring"),
         *("answers", "memory_needs", "request_defaults", "vllm_models"),
         *("checkpoint", "hf.inventory", "metrics"),
         *(f"weights.{name}" for name in ("names", "headers", "counts", "summary", "gguf")),

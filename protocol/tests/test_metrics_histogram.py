@@ -104,19 +104,18 @@ def test_what_is_no_histogram(bounds: tuple[float, ...], counts: tuple[float, ..
         Histogram(bounds, counts, 0.0)
 
 
-def test_from_buckets() -> None:
-    assert Histogram.of_buckets([(math.inf, 5.0), (1.0, 2.0), (2.0, 2.0)], 7.0) == Histogram(
-        (1.0, 2.0), (2.0, 0.0, 3.0), 7.0
-    )
-    bad: list[list[tuple[float, float]]] = [
-        [],
-        [(1.0, 2.0)],
-        [(1.0, 2.0), (math.inf, 1.0)],
-        [(math.nan, 1.0), (math.inf, 1.0)],
+def test_from_cumulative_counts() -> None:
+    assert Histogram.of_heights((1.0, 2.0), (2.0, 2.0, 5.0), 7.0) == Histogram((1.0, 2.0), (2.0, 0.0, 3.0), 7.0)
+    bad: list[tuple[tuple[float, ...], tuple[float, ...]]] = [
+        ((), ()),
+        ((1.0,), (2.0,)),
+        ((1.0,), (2.0, 1.0)),
+        ((1.0,), (math.inf, math.inf)),
+        ((math.nan,), (1.0, 1.0)),
     ]
-    for pairs in bad:
+    for bounds, heights in bad:
         with pytest.raises(BadHistogram):
-            Histogram.of_buckets(pairs, 0.0)
+            Histogram.of_heights(bounds, heights, 0.0)
 
 
 @given(BOUNDS, OBSERVED, OBSERVED)

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from vllm_mcp_protocol.metrics.histogram import Histogram
 from vllm_mcp_protocol.metrics.names import IGNORED, METRICS, Kind, canonical, is_ignored
-from vllm_mcp_protocol.metrics.reading import read_engine_metrics
+from vllm_mcp_protocol.metrics.reading import EngineReader, read_engine_metrics
 
 DATA = Path(__file__).parent / "data" / "metrics"
 BUSY, IDLE = (DATA / f"vllm-0.32-{state}.prom" for state in ("busy", "idle"))
@@ -150,6 +150,8 @@ HISTOGRAM = "vllm:e2e_request_latency_seconds"
         (f'{HISTOGRAM}_bucket{{le="1"}} 2\n{HISTOGRAM}_sum 1\n', 1),
         (f'{HISTOGRAM}_bucket{{le="1"}} 2\n{HISTOGRAM}_bucket{{le="+Inf"}} 1\n', 1),
         (f'{HISTOGRAM}_bucket{{le="x"}} 2\n', 1),
+        (f'{HISTOGRAM}_bucket{{le="1"}} 2\n{HISTOGRAM}_bucket{{le="1.0"}} 2\n{HISTOGRAM}_bucket{{le="+Inf"}} 2\n', 1),
+        (f'{HISTOGRAM}_bucket{{le="NaN"}} 2\n{HISTOGRAM}_bucket{{le="+Inf"}} 2\n', 1),
         (f"{HISTOGRAM}_bucket 2\n", 1),
         (f"# TYPE {HISTOGRAM} histogram\n{HISTOGRAM}_count 2\n", 0),
         ("\x00\x01", 1),
@@ -190,3 +192,70 @@ def test_it_never_raises(noise: bytes, at: int) -> None:
     data = BUSY.read_bytes()
     read_engine_metrics(noise)
     read_engine_metrics(data[max(0, at - 2000) : at] + noise + data[at : at + 2000])
+
+
+RUNNING = 'vllm:num_requests_running{engine="0",model_name="m"}'
+SMALL = f"""\
+# TYPE vllm:num_requests_running gauge
+{RUNNING} 2.0
+# TYPE vllm:prompt_tokens counter
+vllm:prompt_tokens_total{{engine="0",model_name="m"}} 7.0
+vllm:prompt_tokens_created{{engine="0",model_name="m"}} 1.7e9
+# TYPE {HISTOGRAM} histogram
+{HISTOGRAM}_bucket{{le="0.5"}} 1.0
+{HISTOGRAM}_bucket{{le="+Inf"}} 2.0
+{HISTOGRAM}_sum 1.5
+{HISTOGRAM}_count 2.0
+# TYPE somebody_else gauge
+somebody_else{{path="/a b"}} 4.0
+bare 5
+"""
+LINES = SMALL.splitlines()
+PIECES = st.sampled_from(
+    ["0.0", "1", "3.5", "NaN", "+Inf", "-1", "x", "", " ", "1 1700000000000", "1_0", "\u0661", "2 ", "1\r", "# {a} 1 1"]
+)
+
+
+@st.composite
+def changes(draw: st.DrawFn) -> tuple[str, int, str]:
+    """Something that happens to one line of a text, whichever."""
+    what = draw(st.sampled_from(["value", "value", "value", "line", "gone", "twice", "swapped"]))
+    return what, draw(st.integers(0, 40)), draw(st.one_of(PIECES, st.sampled_from(LINES)))
+
+
+def changed(lines: list[str], what: str, at: int, piece: str) -> list[str]:
+    at %= max(1, len(lines))
+    before, line, after = lines[:at], lines[at : at + 1], lines[at + 1 :]
+    match what:
+        case "value":
+            return [*before, *(f"{one.rpartition(' ')[0]} {piece}" for one in line), *after]
+        case "line":
+            return [*before, piece, *after]
+        case "twice":
+            return [*before, *line, *line, *after]
+        case "swapped":
+            return [*before, *after[:1], *line, *after[1:]]
+    return [*before, *after]
+
+
+@given(st.lists(st.lists(changes(), max_size=3), max_size=6), st.booleans())
+def test_reading_on_is_reading_anew(steps: list[list[tuple[str, int, str]]], openmetrics: bool) -> None:
+    """Of whatever becomes of a text; NaN is compared, too."""
+    reader, lines = EngineReader(), list(LINES)
+    for step in ([], [], *steps):
+        for what, at, piece in step:
+            lines = changed(lines, what, at, piece)
+        text = "\n".join([*lines, *(["# EOF"] if openmetrics else []), ""]).encode()
+        assert repr(reader.read(text)) == repr(read_engine_metrics(text))
+
+
+def test_reading_on_takes_nothing_of_other_readings() -> None:
+    """What a reading says stays so when the next one is read."""
+    reader, readings = EngineReader(), []
+    texts = [SMALL.replace("1.5", f"{n}.5").replace("7.0", f"{n}.0").encode() for n in range(7, 11)]
+    for text in texts:
+        readings.append(reader.read(text))
+    assert readings == [read_engine_metrics(text) for text in texts]
+    assert [one.counters["prompt_tokens"] for one in readings] == [7, 8, 9, 10]
+    assert reader.read(SMALL.encode()[:-1] + b"\xff\n") == read_engine_metrics(SMALL.encode()[:-1] + b"\xff\n")
+    assert reader.read(b"") == read_engine_metrics(b"")

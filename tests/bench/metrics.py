@@ -6,27 +6,30 @@ Rounds take turns, so that both get the machine as it is; the rows are medians.
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
+from itertools import cycle
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.bench.monitor_work import RECORDED, texts_of
 from tests.bench.rows import Row
+from vllm_mcp_protocol.metrics.arrangement import WANTED
 from vllm_mcp_protocol.metrics.exposition import parse_prometheus
-from vllm_mcp_protocol.metrics.reading import WANTED, read_engine_metrics
+from vllm_mcp_protocol.metrics.reading import EngineReader, read_engine_metrics
 
 ROUNDS = 60
-RECORDED = Path(__file__).parents[2] / "protocol" / "tests" / "data" / "metrics" / "vllm-0.32-busy.prom"
 PEER = "prometheus_client's parser, every family"
 
 
 def main() -> list[Row]:
     """Nothing is started."""
     data = RECORDED.read_bytes()
+    reader, scrapes = EngineReader(), cycle(texts_of(data.decode()))
     pieces: dict[str, Callable[[], object]] = {
         PEER: lambda: list(text_string_to_metric_families(data.decode())),
         "read /metrics: every family": lambda: parse_prometheus(data),
         "read /metrics: the families that a reading wants": lambda: parse_prometheus(data, wanted=WANTED),
         "read /metrics: the whole reading, histograms included": lambda: read_engine_metrics(data),
+        "read /metrics: the whole reading of the engine's next scrape": lambda: reader.read(next(scrapes)),
     }
     taken_s: dict[str, list[float]] = {name: [] for name in pieces}
     for _ in range(ROUNDS):

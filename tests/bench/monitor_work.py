@@ -17,9 +17,11 @@ from tests.bench.monitor_history import GPUS, Machine
 from vllm_mcp_hub.effects import carry_out
 from vllm_mcp_hub.monitoring.history import History
 from vllm_mcp_hub.monitoring.monitor import Monitor, Seen
+from vllm_mcp_hub.monitoring.scraping import Scraper
+from vllm_mcp_hub.monitoring.watching import ALERTS_EVERY_S
 from vllm_mcp_hub.remotes import Remote
 from vllm_mcp_hub.supervisor import Supervisor
-from vllm_mcp_protocol.metrics.reading import read_engine_metrics
+from vllm_mcp_protocol.metrics.reading import EngineReader, read_engine_metrics
 from vllm_mcp_protocol.model import EngineStatus
 from vllm_mcp_protocol.monitoring import MonitoringWish
 from vllm_mcp_protocol.settings import Settings
@@ -109,7 +111,8 @@ async def sample(folder: Path) -> Answer:
     await asyncio.gather(running, return_exceptions=True)
     pieces = await _pieces(folder, monitor.engines)
     pieces["gauges"] = await _cpu_s(lambda: asyncio.to_thread(monitoring._read_gauges))
-    pieces["alerts"] = await _cpu_s(_awaited(monitoring._look))
+    known = {seen.watched.name: None for seen in monitor.engines.values()}
+    pieces["alerts"] = await _cpu_s(_awaited(lambda: monitoring._look_for_alerts(known))) * INTERVAL_S / ALERTS_EVERY_S
     return {"share": share, "rounds": rounds, "pieces": pieces}
 
 
@@ -122,10 +125,9 @@ def _check(monitor: Monitor, rounds: int) -> None:
 
 async def _pieces(folder: Path, engines: dict[str, Seen]) -> dict[str, float]:
     """Of one round over all engines: asking, reading what came, and keeping it."""
-    from vllm_mcp_protocol.engine_http import EngineHttp
-
-    clients = [EngineHttp(seen.watched.endpoint) for seen in engines.values()]
-    texts = [await client.metrics() for client in clients]
+    clients = [Scraper(seen.watched.endpoint) for seen in engines.values()]
+    texts = texts_of(RECORDED.read_text(encoding="utf-8"))
+    reader = EngineReader()
     monitor = Monitor(list, dict, INTERVAL_S)
     await monitor.open(folder / "alone.db")
     machine = Machine(ENGINES)
@@ -134,14 +136,14 @@ async def _pieces(folder: Path, engines: dict[str, Seen]) -> dict[str, float]:
         await asyncio.gather(*(client.metrics() for client in clients))
 
     async def parse() -> None:
-        for text in texts:
-            read_engine_metrics(text)
+        for text in texts[:ENGINES]:
+            reader.read(text)
 
     async def parse_theirs() -> None:
-        for text in texts:
+        for text in texts[:ENGINES]:
             list(text_string_to_metric_families(text.decode()))
 
-    readings = [read_engine_metrics(text) for text in texts]
+    readings = [read_engine_metrics(text) for text in texts[:ENGINES]]
     followings = [seen.following for seen in engines.values()]
 
     async def store() -> None:

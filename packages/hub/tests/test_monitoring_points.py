@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from vllm_mcp_hub.core.monitoring.following import MOST_STRETCH_S, Following
 from vllm_mcp_hub.core.monitoring.points import Layout, Point, decode_point, encode_point, make_point, together
 from vllm_mcp_hub.core.monitoring.timeline import MINUTE, QUARTER, RAW, Timeline
+from vllm_mcp_protocol.metrics.arrangement import EngineReading
 from vllm_mcp_protocol.metrics.histogram import Histogram
-from vllm_mcp_protocol.metrics.reading import EngineReading, read_engine_metrics
+from vllm_mcp_protocol.metrics.reading import read_engine_metrics
 
 _BOUNDS = (0.1, 1.0, 10.0)
 _NUMBERS = st.floats(0, 1e6).map(lambda value: round(value, 3))

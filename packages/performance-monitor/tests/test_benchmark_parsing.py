@@ -1,4 +1,4 @@
-"""What servers send, cut anywhere: events, HTTP bodies, and what each kind of server says in them."""
+"""What servers send, cut anywhere: events, and what each kind of server says in them."""
 
 import json
 from itertools import pairwise
@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vllm_performance_monitor.core.benchmarks import http1
 from vllm_performance_monitor.core.benchmarks.dialects import (
     DIALECTS,
     Api,
@@ -67,44 +66,6 @@ def test_an_endless_event_is_refused() -> None:
         reader.feed(line)
     with pytest.raises(NotAnEventStream):
         reader.feed(line)
-
-
-@given(st.lists(st.binary(min_size=1, max_size=40), max_size=5), st.lists(st.integers(0, 400), max_size=8))
-def test_chunked_bodies_come_out_whole(chunks: list[bytes], places: list[int]) -> None:
-    wire = b"".join(b"%X;ext=1\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\nTrailer: x\r\n\r\n"
-    body = http1.ChunkedBody()
-    out = b""
-    parts = cut(wire, places)
-    for part in parts[:-1]:
-        out += body.feed(part)
-        assert not body.done
-        assert not body.end()
-    out += body.feed(parts[-1])
-    assert out == b"".join(chunks)
-    assert body.done
-
-
-@pytest.mark.parametrize("wire", [b"zz\r\n", b"-1\r\n", b"\r\n", b"0x5\r\nhello\r\n", b"1" * 5000])
-def test_a_chunk_without_a_length_is_refused(wire: bytes) -> None:
-    with pytest.raises(http1.BadHttp):
-        http1.ChunkedBody().feed(wire)
-
-
-def test_heads_and_framings() -> None:
-    head = http1.parse_head(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nX: a:b")
-    assert (head.status, head.reason, head.headers["x"], head.keeps_alive) == (200, "OK", "a:b", True)
-    body = http1.body_of(head)
-    assert (body.feed(b"ab"), body.done, body.end()) == (b"ab", False, False)
-    assert (body.feed(b"cdef"), body.done) == (b"c", True)
-    old = http1.parse_head(b"HTTP/1.0 200 OK")
-    assert not old.keeps_alive
-    assert (http1.body_of(old).feed(b"x"), http1.body_of(old).end()) == (b"x", True)
-    assert http1.body_of(http1.parse_head(b"HTTP/1.1 204 No Content")).done
-    for bad in (b"SSH-2.0-x", b"HTTP/1.1 2x0 OK", b"HTTP/1.1 200 OK\r\nnocolon"):
-        with pytest.raises(http1.BadHttp):
-            http1.parse_head(bad)
-    with pytest.raises(http1.BadHttp):
-        http1.body_of(http1.parse_head(b"HTTP/1.1 200 OK\r\ncontent-length: -1"))
 
 
 def read(api: Api, *events: Any) -> tuple[Reading, list[Event]]:

@@ -6,15 +6,22 @@ out of one carries that error, and here it says how large it is.
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate
-from operator import sub
+from operator import add as plus
+from operator import lt, sub
 from typing import NamedTuple, Self
 
 
 class BadHistogram(ValueError):
     """Buckets that are no histogram, or two that have nothing in common; the message says which."""
+
+
+@lru_cache(maxsize=256)
+def _rise(bounds: tuple[float, ...]) -> bool:
+    """Do they, each finite? An engine has the same twenty sets of them all its life."""
+    return all(map(math.isfinite, bounds)) and all(map(lt, bounds, bounds[1:]))
 
 
 class Quantile(NamedTuple):
@@ -54,20 +61,15 @@ class Histogram:
     def __post_init__(self) -> None:
         if len(self.counts) != len(self.bounds) + 1:
             raise BadHistogram(f"{len(self.bounds)} bounds need {len(self.bounds) + 1} counts, not {len(self.counts)}")
-        if not all(map(math.isfinite, self.bounds)) or sorted(set(self.bounds)) != list(self.bounds):
+        if not _rise(self.bounds):
             raise BadHistogram("the bounds do not rise")
-        if not all(map(math.isfinite, self.counts)) or min(self.counts) < 0:
+        if not math.isfinite(sum(self.counts)) or min(self.counts) < 0:
             raise BadHistogram("a bucket has a negative count, or none")
 
     @classmethod
-    def of_buckets(cls, cumulative: Iterable[tuple[float, float]], total: float) -> Self:
-        """From pairs of `le` (+Inf among them) and the count up to it, in any order. Raises BadHistogram."""
-        pairs = sorted(cumulative)
-        bounds = tuple(bound for bound, _ in pairs)
-        if not bounds or bounds[-1] != math.inf:
-            raise BadHistogram("the bucket +Inf is missing")
-        heights = [height for _, height in pairs]
-        return cls(bounds[:-1], tuple(map(sub, heights, [0.0, *heights])), total)
+    def of_heights(cls, bounds: tuple[float, ...], heights: tuple[float, ...], total: float) -> Self:
+        """From cumulative counts, that of +Inf last. Raises BadHistogram."""
+        return cls(bounds, tuple(map(sub, heights, (0.0, *heights))), total)
 
     @property
     def count(self) -> float:
@@ -114,19 +116,14 @@ def increase(before: Histogram | None, after: Histogram, *, restarted: bool = Fa
     started anew, and then everything in `after` is new. A restart after which each bucket holds more than before cannot
     be seen here; `restarted` says so where something else shows it. `before` is None where nothing was counted yet.
     """
-    if before is None or restarted or _began_anew(before, after):
+    if before is None or restarted or before.bounds != after.bounds:
         return after
-    counts = tuple(new - old for new, old in zip(after.counts, before.counts, strict=True))
-    return Histogram(after.bounds, counts, after.sum - before.sum)
-
-
-def _began_anew(before: Histogram, after: Histogram) -> bool:
-    if before.bounds != after.bounds:
-        return True
-    if any(new < old for new, old in zip(after.counts, before.counts, strict=True)):
-        return True
+    counts = tuple(map(sub, after.counts, before.counts))
+    total = after.sum - before.sum
     # Seconds and tokens are not negative, so that their sum only grows.
-    return bool(after.bounds) and after.bounds[0] >= 0 and after.sum < before.sum
+    if min(counts) < 0 or (total < 0 and after.bounds and after.bounds[0] >= 0):
+        return after
+    return Histogram(after.bounds, counts, total)
 
 
 def add(first: Histogram, second: Histogram) -> Histogram:
@@ -139,8 +136,7 @@ def add(first: Histogram, second: Histogram) -> Histogram:
         if not shared:
             raise BadHistogram("the two histograms have no bound in common")
         first, second = _on(first, shared), _on(second, shared)
-    counts = tuple(one + other for one, other in zip(first.counts, second.counts, strict=True))
-    return Histogram(first.bounds, counts, first.sum + second.sum)
+    return Histogram(first.bounds, tuple(map(plus, first.counts, second.counts)), first.sum + second.sum)
 
 
 def _on(histogram: Histogram, shared: set[float]) -> Histogram:

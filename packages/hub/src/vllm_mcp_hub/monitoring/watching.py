@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DATABASE = "metrics.db"
+ALERTS_EVERY_S = 4.0
+"""They look at windows of a minute and more; a hub that samples each second need not add these up each second."""
 _SERVING = (EngineStatus.READY, EngineStatus.DRAINING)
 
 
@@ -62,6 +64,7 @@ class Monitoring:
         self.alerts.webhook, self.alerts.command = config.webhook, tuple(config.command)
         self.monitor.after_round = self._look
         self._was_ready: set[str] = set()
+        self._alerts_due_s = 0.0
 
     async def run(self) -> None:
         """Look for ever."""
@@ -128,11 +131,15 @@ class Monitoring:
                 yield Member(remote.id, remote.model_id, remote.status, remote.id in self._was_ready, False)
 
     def _look(self) -> None:
-        """After each round: what was seen goes to the alerts."""
+        """After each round."""
+        known = self._fleet.look(self._members(), time.time())
+        if self._alerting and time.monotonic() >= self._alerts_due_s:
+            self._alerts_due_s = time.monotonic() + ALERTS_EVERY_S
+            self._look_for_alerts(known)
+
+    def _look_for_alerts(self, known: Mapping[str, str | None]) -> None:
+        """What was seen goes to the alerts. `known`: the names of all engines, and why those that are gone are gone."""
         now_s = time.time()
-        known = self._fleet.look(self._members(), now_s)
-        if not self._alerting:
-            return
         seen = {one.watched.name: one for one in self.monitor.engines.values()}
         observations = list(self._observations(known, seen, now_s))
         named = {f"engine:{name}" for name in known}

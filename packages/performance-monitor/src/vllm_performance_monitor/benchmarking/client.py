@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import anyio
 
+from vllm_mcp_protocol.http1 import BadHttp
 from vllm_mcp_protocol.model import Endpoint
 from vllm_mcp_protocol.redaction import HIDDEN, redact_text
-from vllm_performance_monitor.benchmarking.wire import Answer, CutOff, Unreachable, Wire
+from vllm_mcp_protocol.wire import Answer, CutOff, Unreachable, Wire
 from vllm_performance_monitor.core.benchmarks.dialects import (
     DIALECTS,
     Api,
@@ -21,7 +22,6 @@ from vllm_performance_monitor.core.benchmarks.dialects import (
     unknown_field,
     words_of,
 )
-from vllm_performance_monitor.core.benchmarks.http1 import BadHttp
 from vllm_performance_monitor.core.benchmarks.outcomes import Failure, Outcome
 from vllm_performance_monitor.core.benchmarks.sse import EventReader, NotAnEventStream
 from vllm_performance_monitor.core.benchmarks.workload import Question
@@ -66,8 +66,12 @@ class Client:
         base = endpoint.url.rstrip("/")
         # `http://host:port` is an engine's address; one with a path is a provider's, given as its guide gives it.
         base += "/v1" if base.count("/") < 3 else ""
-        headers, connect_s = self._dialect.headers(self._key), self._limits.connect_s
-        self._wire = Wire(base, uds=endpoint.uds, limit=at_once, headers=headers, connect_s=connect_s)
+        headers = {
+            "content-type": "application/json",
+            "accept": "text/event-stream",
+            **self._dialect.headers(self._key),
+        }
+        self._wire = Wire(base, uds=endpoint.uds, limit=at_once, headers=headers, connect_s=self._limits.connect_s)
         self._without: frozenset[str] = frozenset()
 
     @property
@@ -144,7 +148,7 @@ class _Asking:
         deadline = min(now_s + limits.connect_s + limits.first_s, self._whole_deadline)
         with anyio.CancelScope(deadline=deadline) as scope:
             try:
-                async with wire.post(path, content) as answer:
+                async with wire.ask("POST", path, content) as answer:
                     await self._take(answer, read, scope)
             except CutOff:
                 if not self._reading.closed:  # otherwise all that mattered was there

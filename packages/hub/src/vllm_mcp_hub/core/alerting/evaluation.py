@@ -122,6 +122,8 @@ def _step(
     key = (rule.name, subject)
     state = states.get(key)
     if state is None:
+        if verdict != "beyond" and rule.missing != "alert":
+            return []  # nothing is wrong, and there is nothing to remember: nearly always
         state = AlertState(rule=rule.name, subject=subject, metric=rule.metric, phase="well", at=at)
     passed_s = min(max(at - state.at, 0.0), longest_step_s)
     state = replace(

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from vllm_mcp_hub.core.monitoring.points import Point, make_point
+from vllm_mcp_protocol.metrics.arrangement import EngineReading
 from vllm_mcp_protocol.metrics.histogram import Histogram, increase
 from vllm_mcp_protocol.metrics.increase import growth
-from vllm_mcp_protocol.metrics.reading import EngineReading
 
 MOST_STRETCH_S = 120.0
 """What was counted over a longer stretch without a look is not told: it would look like a rate of the last minute."""

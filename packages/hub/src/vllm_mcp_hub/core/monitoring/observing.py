@@ -12,8 +12,8 @@ from vllm_mcp_hub.core.alerting.derived import Progress, error_rate, queue_growt
 from vllm_mcp_hub.core.alerting.states import Observation
 from vllm_mcp_hub.core.monitoring.points import Point
 from vllm_mcp_hub.core.monitoring.timeline import RAW, Timeline
+from vllm_mcp_protocol.metrics.arrangement import EngineReading
 from vllm_mcp_protocol.metrics.histogram import quantile
-from vllm_mcp_protocol.metrics.reading import EngineReading
 
 LATENCY_S = 300.0
 QUEUE_S = 120.0

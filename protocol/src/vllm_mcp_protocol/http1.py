@@ -59,7 +59,7 @@ class Body(Protocol):
 
 
 def body_of(head: Head) -> Body:
-    """How the body of this answer to a POST is framed. Raises BadHttp."""
+    """How the body of this answer is framed, which is none to HEAD. Raises BadHttp."""
     if head.status in (204, 304):
         return LengthBody(0)
     if "chunked" in head.headers.get("transfer-encoding", "").lower():
