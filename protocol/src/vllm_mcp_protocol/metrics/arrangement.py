@@ -87,11 +87,22 @@ WANTED = frozenset(_PLACES) | {written for metric in METRICS.values() for writte
 """The names of families and of samples that are read."""
 
 
-class _Value(NamedTuple):
-    """A sample that is a number by itself."""
+_Pick = Callable[[Sequence[float]], Sequence[float]]
+"""Some of the values of a text."""
 
-    slot: int
-    labels: _Labels
+
+class _Numbers:
+    """The samples of one metric that are numbers by themselves, under one of its names."""
+
+    def __init__(self) -> None:
+        self.labels: list[_Labels] = []
+        self.slots: list[int] = []
+        self._pick: _Pick | None = None
+
+    def of(self, values: Sequence[float]) -> Sequence[float]:
+        if self._pick is None:
+            self._pick = _picking(self.slots)
+        return self._pick(values)
 
 
 class _Ladder:
@@ -101,7 +112,7 @@ class _Ladder:
         self.buckets: dict[str, int] = {}
         self.sum: int | None = None
         self._bounds: tuple[float, ...] = ()
-        self._heights: Callable[[Sequence[float]], tuple[float, ...]] | None = None
+        self._heights: _Pick | None = None
 
     def histogram(self, values: Sequence[float]) -> Histogram:
         """Raises ValueError: BadHistogram, also for a bound that is no number."""
@@ -110,22 +121,21 @@ class _Ladder:
             if not rungs or rungs[-1][0] != math.inf:
                 raise BadHistogram("the bucket +Inf is missing")
             self._bounds = tuple(bound for bound, _ in rungs[:-1])
-            self._heights = _getter([slot for _, slot in rungs])
+            self._heights = _picking([slot for _, slot in rungs])
         total = math.nan if self.sum is None else values[self.sum]
         return Histogram.of_heights(self._bounds, self._heights(values), total)
 
 
-def _getter(slots: Sequence[int]) -> Callable[[Sequence[float]], tuple[float, ...]]:
-    if len(slots) == 1:
-        return lambda values: (values[slots[0]],)
-    return itemgetter(*slots)
+def _picking(slots: Sequence[int]) -> _Pick:
+    # Of one item, itemgetter makes no tuple.
+    return itemgetter(*slots) if len(slots) > 1 else itemgetter(slice(slots[0], slots[0] + 1))
 
 
 @dataclass(slots=True)
 class Arrangement:
     """Where the samples of one text belong. A sample's slot is its number among them, from 0."""
 
-    _values: dict[str, dict[int, list[_Value]]] = field(default_factory=dict)
+    _numbers: dict[str, dict[int, _Numbers]] = field(default_factory=dict)
     """By metric and by the age of the name that they came under."""
     _ladders: dict[str, dict[int, dict[_Series, _Ladder]]] = field(default_factory=dict)
     _model_names: set[str] = field(default_factory=set)
@@ -155,8 +165,9 @@ class Arrangement:
 
     def _take(self, slot: int, place: _Place, labels: _Labels, series: _Series) -> None:
         if not place.part:
-            ages = self._values.setdefault(place.metric.name, {})
-            ages.setdefault(place.age, []).append(_Value(slot, labels))
+            numbers = self._numbers.setdefault(place.metric.name, {}).setdefault(place.age, _Numbers())
+            numbers.labels.append(labels)
+            numbers.slots.append(slot)
         elif place.part != "count":  # which the bucket +Inf has, too
             ladders = self._ladders.setdefault(place.metric.name, {}).setdefault(place.age, {})
             ladder = ladders.get(series)
@@ -175,24 +186,26 @@ class Arrangement:
         gauges_by: dict[str, dict[str, float]] = {}
         counters_by: dict[str, dict[str, float]] = {}
         infos: dict[str, tuple[_Labels, ...]] = {}
-        for name, ages in self._values.items():
-            metric, series = METRICS[name], [(one.labels, values[one.slot]) for one in ages[min(ages)]]
+        for name, ages in self._numbers.items():
+            metric, numbers = METRICS[name], ages[min(ages)]
+            some = numbers.of(values)
             match metric.kind:
                 case Kind.INFO:
-                    infos[name] = tuple(labels for labels, _ in sorted(series, key=_value, reverse=True))
+                    newest = sorted(zip(some, numbers.labels, strict=True), key=_value, reverse=True)
+                    infos[name] = tuple(labels for _, labels in newest)
+                case Kind.GAUGE if metric.by:
+                    gauges_by[name] = _split(metric, numbers.labels, some)
                 case Kind.GAUGE:
-                    sound = [(labels, value) for labels, value in series if math.isfinite(value)]
-                    if metric.by:
-                        gauges_by[name] = _split(metric, sound)
-                    elif sound:
-                        gauges[name] = _joined(metric, [value for _, value in sound])
+                    sound = [value for value in some if math.isfinite(value)]
+                    if sound:
+                        gauges[name] = _joined(metric, sound)
                 case _:
-                    if not all(0 <= value < math.inf for _, value in series):
+                    if not all(0 <= value < math.inf for value in some):
                         refused.append(f"{name}: a counter is negative or not finite")
                         continue
                     if metric.by:
-                        counters_by[name] = _split(metric, series)
-                    counters[name] = math.fsum(value for _, value in series)
+                        counters_by[name] = _split(metric, numbers.labels, some)
+                    counters[name] = math.fsum(some)
         histograms: dict[str, Histogram] = {}
         for name, of_ages in self._ladders.items():
             ladders = of_ages[min(of_ages)].values()
@@ -214,17 +227,18 @@ class Arrangement:
         )
 
 
-def _value(sample: tuple[_Labels, float]) -> float:
-    return sample[1] if not math.isnan(sample[1]) else -math.inf
+def _value(sample: tuple[float, _Labels]) -> float:
+    return sample[0] if not math.isnan(sample[0]) else -math.inf
 
 
 def _joined(metric: Metric, values: Sequence[float]) -> float:
     return math.fsum(values) / len(values) if metric.together is Together.MEAN else math.fsum(values)
 
 
-def _split(metric: Metric, series: Iterable[tuple[_Labels, float]]) -> dict[str, float]:
+def _split(metric: Metric, labels: Iterable[_Labels], some: Iterable[float]) -> dict[str, float]:
     """One number for each value of the label that the metric is told apart by."""
     values: dict[str, list[float]] = {}
-    for labels, value in series:
-        values.setdefault(labels.get(metric.by, ""), []).append(value)
-    return {key: _joined(metric, some) for key, some in values.items()}
+    for label, value in zip(labels, some, strict=True):
+        if math.isfinite(value):
+            values.setdefault(label.get(metric.by, ""), []).append(value)
+    return {key: _joined(metric, part) for key, part in values.items()}

@@ -6,6 +6,7 @@ out of one carries that error, and here it says how large it is.
 
 import math
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -67,7 +68,7 @@ class Histogram:
             raise BadHistogram("a bucket has a negative count, or none")
 
     @classmethod
-    def of_heights(cls, bounds: tuple[float, ...], heights: tuple[float, ...], total: float) -> Self:
+    def of_heights(cls, bounds: tuple[float, ...], heights: Sequence[float], total: float) -> Self:
         """From cumulative counts, that of +Inf last. Raises BadHistogram."""
         return cls(bounds, tuple(map(sub, heights, (0.0, *heights))), total)
 

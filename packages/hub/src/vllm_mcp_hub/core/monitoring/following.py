@@ -27,9 +27,14 @@ class Following:
         if before is None or not 0 < at_s - since_s <= MOST_STRETCH_S:
             return make_point(at_s, at_s, gauges)
         restarted = reading.restarted_since(before)
-        anew = restarted or any(value < before.counters.get(name, 0.0) for name, value in reading.counters.items())
+        old, new = before.counters, reading.counters
+        anew = restarted or any(value < old.get(name, 0.0) for name, value in new.items())
         self.restarts += anew
-        counters = _increases(before, reading, anew)
+        counters = {name: growth(old.get(name, 0.0), value, restarted=anew) for name, value in new.items()}
+        for name, parts in reading.counters_by.items():
+            was = before.counters_by.get(name, {})
+            for label, value in parts.items():
+                counters[f"{name}:{label}"] = growth(was.get(label, 0.0), value, restarted=anew)
         histograms: dict[str, Histogram] = {
             name: increase(before.histograms.get(name), one, restarted=anew) for name, one in reading.histograms.items()
         }
@@ -39,13 +44,3 @@ class Following:
 def _gauges(reading: EngineReading) -> dict[str, float]:
     by = {f"{name}:{label}": value for name, values in reading.gauges_by.items() for label, value in values.items()}
     return {**reading.gauges, **by}
-
-
-def _counters(reading: EngineReading) -> dict[str, float]:
-    by = {f"{name}:{label}": value for name, values in reading.counters_by.items() for label, value in values.items()}
-    return {**reading.counters, **by}
-
-
-def _increases(before: EngineReading, after: EngineReading, restarted: bool) -> dict[str, float]:
-    old = _counters(before)
-    return {name: growth(old.get(name, 0.0), value, restarted=restarted) for name, value in _counters(after).items()}
