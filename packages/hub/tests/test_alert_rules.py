@@ -114,7 +114,7 @@ def test_values_are_said_with_their_unit(metric: str, value: float, said: str) -
 
 
 def test_the_strongest_layer_wins_field_by_field() -> None:
-    file = rules_of_file(tomllib.loads("[rules.kv-pressure]\nthreshold = 80\nfor_seconds = 30\nseverity = 'critical'"))
+    file = rules_of_file(tomllib.loads("[kv-pressure]\nthreshold = 80\nfor_seconds = 30\nseverity = 'critical'"))
     with_file = named("kv-pressure", compose(file=file))
     assert (with_file.threshold, with_file.for_seconds, with_file.origin) == (80, 30, "rules file")
     with_variable = named("kv-pressure", compose(file=file, thresholds={"kv_usage": 0.7}))
@@ -158,21 +158,16 @@ def test_a_metric_that_nobody_observes_is_refused_with_the_one_that_was_meant() 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("[rule.x]\nthreshold = 1", r"\[rule\]"),
-        ("rules = 3", "tables"),
-        ("[rules]\nkv-pressure = 90", "rules.kv-pressure"),
-        ("[rules.kv-pressure]\ntreshold = 90", "treshold"),
-        ("[rules.kv-pressure]\nthreshold = '90'", "finite number"),
-        ("[rules.mine]\nthreshold = 90", "needs metric"),
+        ("rule = 3", "table"),
+        ("[rules.kv-pressure]\nthreshold = 90", "rules"),
+        ("[kv-pressure]\ntreshold = 90", "treshold"),
+        ("[kv-pressure]\nthreshold = '90'", "finite number"),
+        ("[mine]\nthreshold = 90", "needs metric"),
     ],
 )
 def test_a_rules_file_that_cannot_be_used_is_refused_by_name(text: str, words: str) -> None:
     with pytest.raises(SettingError, match=words):
         compose(file=rules_of_file(tomllib.loads(text)))
-
-
-def test_a_rules_file_may_have_tables_for_others() -> None:
-    assert rules_of_file({"hooks": {}}, other_tables=("hooks",)) == {}
 
 
 def test_what_set_alert_rule_stores_adds_up_and_is_what_compose_makes_of_it() -> None:

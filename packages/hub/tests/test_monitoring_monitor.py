@@ -197,3 +197,20 @@ async def test_a_folder_that_cannot_be_written_keeps_nothing_and_says_so(tmp_pat
     assert monitor.said
     assert monitor.window("host", 0, time.time()) is not None
     await monitor.close()
+
+
+async def test_a_history_that_another_hub_keeps_is_left_alone_and_taken_up_when_it_is_free(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.db"
+    first, second = (Monitor(list, lambda: {"host": {"g": 1.0}}, 0.1) for _ in range(2))
+    await first.open(path)
+    await second.open(path)
+    assert second.said == f"no history of metrics is kept in {path}: another hub keeps its history there"
+    await first.round()
+    await second.round()
+    await first.close()
+    await second._forget()
+    await second.round()
+    await second.close()
+    history, _ = await History.open(path)
+    assert len(await history.read("host", RAW, 0, 1e12)) == 2, "a round of the first, and one of the second"
+    await history.close()

@@ -17,7 +17,7 @@ import httpx2
 from vllm_mcp_hub.core.alerting import hooks
 from vllm_mcp_hub.core.alerting.evaluation import LONGEST_STEP_S, evaluate
 from vllm_mcp_hub.core.alerting.rules import Rule
-from vllm_mcp_hub.core.alerting.ruleset import compose, rules_of_file, with_stored
+from vllm_mcp_hub.core.alerting.ruleset import RuleFields, compose, rules_of_file, with_stored
 from vllm_mcp_hub.core.alerting.states import (
     AlertState,
     Change,
@@ -30,11 +30,13 @@ from vllm_mcp_hub.core.alerting.states import (
 )
 from vllm_mcp_protocol.errors import SuiteError
 from vllm_mcp_protocol.files import write_atomic
+from vllm_mcp_protocol.reading import read_regular
 
 log = logging.getLogger(__name__)
 
 KEPT_CHANGES = 500
 RULES_FILE = "alert-rules.toml"
+_RULES_BYTES = 1024 * 1024
 _POLICY = hooks.Policy()
 _ATTEMPT_S = 20.0
 _WORDS_BYTES = 500
@@ -59,21 +61,24 @@ class Alerts:
         self._written = ""
         self._observed: frozenset[str] = frozenset()
         self._sending: dict[str, asyncio.Task[None]] = {}
+        self._file: RuleFields = {}
+        self._file_seen: tuple[int, int, int] | None = None
         self._recall()
+        self._read_file()
         self.rules: tuple[Rule, ...] = self._composed()
 
     # -- rules ------------------------------------------------------------------------------------------------------
 
     def set_thresholds(self, thresholds: Mapping[str, float]) -> None:
         """Of ALERT_THRESHOLD_<METRIC>. Raises SettingError, changing nothing."""
-        compose(file=self._file(), thresholds=thresholds, stored=self._stored, observed=self._observed)
+        compose(file=self._file, thresholds=thresholds, stored=self._stored, observed=self._observed)
         self._thresholds = dict(thresholds)
         self.rules = self._composed()
 
     def set_rule(self, name: str, given: Mapping[str, Any]) -> Rule:
         """What set-alert-rule asks for. Raises BadInput, changing nothing."""
         stored, rule = with_stored(
-            self._stored, name, given, file=self._file(), thresholds=self._thresholds, observed=self._observed
+            self._stored, name, given, file=self._file, thresholds=self._thresholds, observed=self._observed
         )
         self._stored = stored
         self.rules = self._composed()
@@ -81,37 +86,44 @@ class Alerts:
         return rule
 
     def _composed(self) -> tuple[Rule, ...]:
-        """The rules; where some cannot be used, those that can, and `trouble` says which cannot."""
-        for layers in (
-            {"file": self._file(), "thresholds": self._thresholds, "stored": self._stored},
-            {"thresholds": self._thresholds, "stored": self._stored},
-            {"stored": self._stored},
-            {},
-        ):
+        """The rules; where a layer cannot be used, those without it, and `trouble` says why."""
+        layers: dict[str, Any] = {"thresholds": self._thresholds, "stored": self._stored}
+        for without in ((), ("thresholds",), ("thresholds", "stored")):
+            used = {name: layer for name, layer in layers.items() if name not in without}
             try:
-                rules = compose(**layers, observed=self._observed)
+                return compose(**used, file=self._file, observed=self._observed)
             except SuiteError as error:
                 self.trouble = self.trouble or str(error)
-                continue
-            self.trouble = self.trouble if len(layers) < 3 else None
-            return rules
-        raise AssertionError("the built-in rules are good")
+        return compose(file=self._file)
 
-    def _file(self) -> dict[str, dict[str, Any]]:
-        """Of alert-rules.toml, where there is one. Raises SettingError."""
+    def _read_file(self) -> bool:
+        """Read alert-rules.toml if it is another one than last time, and tell whether it is. One that cannot be used
+        is as good as none, and `trouble` says why."""
+        path = self._root / RULES_FILE
         try:
-            content = tomllib.loads((self._root / RULES_FILE).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError) as error:
-            self.trouble = f"{RULES_FILE} cannot be read: {error}"
-            return {}
-        return {name: dict(given) for name, given in rules_of_file(content).items()}
+            found = path.stat()
+            seen = (found.st_ino, found.st_size, found.st_mtime_ns)
+        except OSError:
+            seen = None
+        if seen == self._file_seen:
+            return False
+        self._file_seen, self._file, self.trouble = seen, {}, None
+        if seen is not None:
+            try:
+                rules = rules_of_file(tomllib.loads(read_regular(path, _RULES_BYTES).decode()))
+                compose(file=rules, observed=self._observed)
+                self._file = rules
+            except (OSError, ValueError, SuiteError) as error:
+                self.trouble = f"{path} cannot be used: {error}"
+                log.warning("%s", self.trouble)
+        return True
 
     # -- looking ----------------------------------------------------------------------------------------------------
 
     def look(self, observations: Iterable[Observation], gone: Mapping[str, str], now_s: float) -> list[Change]:
         """Take what was just seen; what was raised or cleared by it."""
+        if self._read_file():
+            self.rules = self._composed()
         seen = list(observations)
         self._observed |= {one.metric for one in seen}
         ended = {subject: gone[subject] for subject in subjects(self._states) if subject in gone}

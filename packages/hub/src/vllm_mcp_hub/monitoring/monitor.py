@@ -6,6 +6,7 @@ own points. Trouble with the history file stops no look: what runs now is more i
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -24,6 +25,7 @@ from vllm_mcp_protocol.errors import EngineRequestFailed
 from vllm_mcp_protocol.metrics.arrangement import EngineReading
 from vllm_mcp_protocol.metrics.reading import EngineReader
 from vllm_mcp_protocol.model import Endpoint
+from vllm_mcp_protocol.state_lock import try_lock
 
 if TYPE_CHECKING:
     from vllm_mcp_hub.monitoring.history import History
@@ -88,6 +90,7 @@ class Monitor:
         self._watched = watched
         self._read_gauges = read_gauges
         self._history: History | None = None
+        self._lock: int | None = None
         self._path: Path | None = None
         self._moving: Path | None = None
         self._ages = Ages.of_retention(168)
@@ -96,19 +99,27 @@ class Monitor:
         self._finished: list[Kept] = []
 
     async def open(self, path: Path) -> None:
-        """Begin to keep a history, and recall what it has."""
+        """Begin to keep a history, and recall what it has. One that another hub keeps is left alone."""
         from vllm_mcp_hub.monitoring.history import History  # SQLAlchemy takes a fifth of a second to import
 
         self._path = path
-        before, self._history = self._history, None
-        if before is not None:
-            await before.close()
+        await self._let_go()
         try:
+            self._lock = _locked(path)
             self._history, self.said = await History.open(path)
             await self._recall(self._history, time.time())
         except HistoryTrouble as error:
             self.said = f"no history of metrics is kept in {path}: {error}"
             log.warning("%s", self.said)
+
+    async def _let_go(self) -> None:
+        """Of the history."""
+        history, self._history = self._history, None
+        if history is not None:
+            await history.close()
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            os.close(lock)
 
     def move_to(self, path: Path) -> None:
         """Keep the history there from the next round on."""
@@ -230,6 +241,8 @@ class Monitor:
             self.said = f"metrics are not written down: {error}"
 
     async def _forget(self) -> None:
+        if self._history is None and self._path is not None:
+            await self.open(self._path)  # a full disk, or another hub, may have been in the way
         if self._history is not None:
             with suppress(HistoryTrouble):
                 await self._history.forget(self._ages, time.time())
@@ -242,8 +255,7 @@ class Monitor:
         for subject, timeline in self.timelines.items():
             self._keep(subject, timeline.close())
         await self._write()
-        if self._history is not None:
-            await self._history.close()
+        await self._let_go()
         for seen in self.engines.values():
             await seen.scraper.aclose()
 
@@ -268,6 +280,18 @@ class Monitor:
 
 
 _UNWRITTEN_MOST = 5000
+
+
+def _locked(path: Path) -> int:
+    """The lock of the history at `path`, held as long as this descriptor is open. Raises HistoryTrouble."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = try_lock(path.with_name(f"{path.name}.lock"), inheritable=False)
+    except OSError as error:
+        raise HistoryTrouble(str(error)) from error
+    if lock is None:
+        raise HistoryTrouble("another hub keeps its history there")
+    return lock
 
 
 def _nothing() -> None:

@@ -76,24 +76,15 @@ def with_stored(
     return merged, next(rule for rule in rules if rule.name == name)
 
 
-def rules_of_file(content: Mapping[str, Any], *, other_tables: Collection[str] = ()) -> RuleFields:
-    """The rules of a parsed rules file: `[rules.<name>]` with the fields of a rule. Raises SettingError.
+def rules_of_file(content: Mapping[str, Any]) -> RuleFields:
+    """The rules of a parsed rules file: a table `[<name>]` for each, with its fields. Raises SettingError.
 
-    `other_tables` are tables that the file may have for other purposes. Fields are judged by `compose`, which knows
-    what they change.
+    Fields are judged by `compose`, which knows what they change.
     """
-    where = "alert rules file"
-    for name in content:
-        if name != "rules" and name not in other_tables:
-            allowed = ", ".join(f"[{table}]" for table in ("rules.<name>", *sorted(other_tables)))
-            raise refusal(SettingError, where, f"[{name}]", content[name], f"the tables {allowed}")
-    rules = content.get("rules", {})
-    if not isinstance(rules, Mapping):
-        raise refusal(SettingError, where, "rules", rules, "tables [rules.<name>]")
-    for name, given in rules.items():
+    for name, given in content.items():
         if not isinstance(given, Mapping):
-            raise refusal(SettingError, where, f"rules.{name}", given, "a table with the fields of a rule")
-    return rules
+            raise refusal(SettingError, "alert rules file", name, given, f"a table [{name}] with the fields of a rule")
+    return content
 
 
 def _layer(
