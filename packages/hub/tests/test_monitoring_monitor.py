@@ -1,6 +1,7 @@
 """The sampler among engines that misbehave, and a history that is full, locked or damaged."""
 
 import asyncio
+import resource
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -186,6 +187,29 @@ async def test_a_locked_history_stops_no_look_and_loses_nothing(
     assert len(await history.read("host", RAW, 0, 1e12)) == 4
     assert len(await history.read("host", MINUTE, 0, 1e12)) in (1, 2)
     assert len(await history.read("host", QUARTER, 0, 1e12)) in (1, 2)
+    await history.close()
+
+
+async def test_a_full_disk_stops_no_look_and_loses_nothing(tmp_path: Path) -> None:
+    """The limit on the size of files is what this process can meet without a disk of its own."""
+    path = tmp_path / "metrics.db"
+    monitor = Monitor(list, lambda: {"host": {"g": 1.0}}, 0.1)
+    await monitor.open(path)
+    await monitor.round()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        for _ in range(2):
+            await monitor.round()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (monitor.said or "").startswith("metrics are not written down")
+    await monitor.round()
+    assert monitor.said is None
+    await monitor.close()
+    history, said = await History.open(path)
+    assert said is None
+    assert len(await history.read("host", RAW, 0, 1e12)) == 4
     await history.close()
 
 
