@@ -139,6 +139,24 @@ async def test_engines_come_back_with_the_same_flags(modern: Desk, site: HubSite
         assert {"load", "set-config", "blocked"} & {step["action"] for step in planned["restored"]["models"]}
 
 
+async def test_what_was_measured_is_saved_where_somebody_wants_it(modern: Desk, site: HubSite) -> None:
+    without_hub = await modern.save(HELLO, include_metrics=True, include_models=False)
+    assert any("no hub runs" in warning for warning in without_hub["warnings"])
+    config = site.state / "hub.toml"
+    config.write_text(config.read_text() + "[monitoring]\ninterval_ms = 200\n")
+    async with site.client() as hub:
+        with anyio.fail_after(20):
+            while {one.subject for one in (await hub.metrics(60)).subjects} != {"gpu:0", "gpu:1", "host"}:
+                await anyio.sleep(0.1)
+        saved = await modern.save(HELLO, include_metrics=True, include_models=False)
+        plain = await modern.save(MORE, include_models=False)
+    assert (saved["unchanged"], saved["warnings"]) == (False, [])
+    rows = {row["subject"]: row for row in (await modern.call("get-state", state_id=saved["state_id"]))["metrics"]}
+    assert set(rows) == {"gpu:0", "gpu:1", "host"}
+    assert rows["gpu:0"]["means"]["gpu_memory_total_bytes"] == float(f"{80 * 1024**3:.4g}")
+    assert (await modern.call("get-state", state_id=plain["state_id"]))["metrics"] == []
+
+
 async def test_the_hub_saves_what_changed_while_no_client_does(new_desk: Callable[..., Desk], site: HubSite) -> None:
     """A transcript of Claude Code that was saved once, and grows."""
     folder = Path(os.environ["HOME"]) / ".claude/projects/-work"

@@ -92,10 +92,18 @@ class MessageRow(Part):
     preview: str
 
 
+class MetricsRow(Part):
+    subject: str = Field(description="engine:NAME, gpu:NUMBER or host")
+    covered_seconds: float = Field(description="Of the stretch before the snapshot, how much was followed")
+    means: dict[str, float] = Field(description="What was measured: its mean")
+    per_second: dict[str, float] = Field(description="What was counted, where it grew")
+
+
 class StateDetails(ToolResult):
     state: StateRow
     engines: list[dict[str, Any]] = []
     defaults: dict[str, Any] = {}
+    metrics: list[MetricsRow] = []
     messages: list[MessageRow] = []
     message_count: int
 

@@ -32,6 +32,7 @@ class Extras:
     """What is saved beside the conversation."""
 
     engines: EngineCapture | None = None
+    metrics: bytes | None = None
     description: str = ""
     tags: tuple[str, ...] = ()
     compress: bool = True
@@ -40,7 +41,7 @@ class Extras:
     @property
     def stored(self) -> StoredExtras:
         engines = None if self.engines is None else self.engines.to_bytes()
-        return StoredExtras(engines, description=self.description, tags=self.tags)
+        return StoredExtras(engines, self.metrics, self.description, self.tags)
 
 
 async def save_session(work: Workplace, source: Source, ref: SessionRef, extras: Extras) -> Saved:

@@ -32,6 +32,9 @@ _SETTINGS = (
 _PLACES = ("HOME", "XDG_DATA_HOME", "CLAUDE_CONFIG_DIR", "CRUSH_GLOBAL_DATA", "OPENCODE_DB")
 """What the chore needs to find the same sessions as this server."""
 
+METRICS_WINDOW_S = 900.0
+"""What led up to a snapshot; the hub has every look of that time in memory."""
+
 
 class Workplace:
     """The store, the hub and the clients' files that one server works with."""
@@ -91,6 +94,16 @@ class Workplace:
             return await self._observer.capture(), []
         except SuiteError as error:
             return None, [f"the engines were not saved: {error}"]
+
+    async def capture_metrics(self) -> tuple[bytes | None, list[str]]:
+        """What the hub measured of late, as JSON of a MonitoringWindow: numbers, no words of anybody's requests."""
+        if not await to_thread.run_sync(hub_runs, self.hub.folder):
+            return None, ["no hub runs, so there are no metrics to save"]
+        try:
+            window = await self.hub.metrics(METRICS_WINDOW_S)
+        except SuiteError as error:
+            return None, [f"no metrics were saved: {error}"]
+        return window.model_dump_json(exclude_defaults=True).encode(), []
 
     async def ask_for_snapshots(self) -> None:
         """Have a hub that runs save what changed every BACKUP_INTERVAL_SECONDS, once for all clients."""

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
-from vllm_mcp_protocol.errors import SessionNotFound
+from vllm_mcp_protocol.errors import SessionNotFound, StoreDamaged
+from vllm_mcp_protocol.monitoring import MonitoringWindow, SubjectWindow
 from vllm_mcp_protocol.serving.paging import PAGE_LIMIT_BYTES
 from vllm_mcp_protocol.serving.server import READ, SuiteServer
 from vllm_state_persistence import parameters as p
@@ -13,7 +14,7 @@ from vllm_state_persistence.core.difference import difference, in_words, quoted
 from vllm_state_persistence.core.engine_capture import EngineCapture, read_capture
 from vllm_state_persistence.core.manifest import Entry, Ref
 from vllm_state_persistence.core.session import Record
-from vllm_state_persistence.results import DiffResult, MessageRow, StateDetails, StateList, StateRow
+from vllm_state_persistence.results import DiffResult, MessageRow, MetricsRow, StateDetails, StateList, StateRow
 from vllm_state_persistence.saving import model_names
 from vllm_state_persistence.sources.showing import preview
 from vllm_state_persistence.store.loading import LoadedState
@@ -52,7 +53,7 @@ def register(server: SuiteServer, work: Workplace) -> None:
         include_messages: Annotated[bool, Field(description="Also the beginnings of its last messages")] = False,
         limit: p.Limit = 20,
     ) -> StateDetails:
-        """Tell what a snapshot holds: engines with their options, request defaults, and the last messages."""
+        """Tell what a snapshot holds: engines with their options, request defaults, metrics, and the last messages."""
         loaded = await (await work.store()).load(state_id)
         capture = await capture_of(loaded)
         info = loaded.info
@@ -64,6 +65,7 @@ def register(server: SuiteServer, work: Workplace) -> None:
             if capture is not None
             else [],
             defaults=dict(list(capture.defaults.items())[:_SHOWN_NAMES]) if capture is not None else {},
+            metrics=await _metrics_of(loaded),
             messages=fitting([MessageRow(role=one.role or one.kind, preview=texts[one.content]) for one in last]),
             message_count=info.messages,
         )
@@ -130,6 +132,27 @@ async def capture_of(loaded: LoadedState) -> EngineCapture | None:
     """The engines of a snapshot; None when it has none."""
     data = await loaded.engines()
     return None if data is None else read_capture(data)
+
+
+async def _metrics_of(loaded: LoadedState) -> list[MetricsRow]:
+    """What was measured before the snapshot; nothing when it was saved without. Raises StoreDamaged."""
+    data = await loaded.metrics()
+    if data is None:
+        return []
+    try:
+        window = MonitoringWindow.model_validate_json(data)
+    except ValidationError as error:
+        raise StoreDamaged(
+            f"The metrics of this snapshot cannot be read: {error.error_count()} fields differ."
+        ) from error
+    return [_metrics_row(one) for one in window.subjects[:_SHOWN_NAMES]]
+
+
+def _metrics_row(one: SubjectWindow) -> MetricsRow:
+    grown = {name: value / one.covered_s for name, value in one.counters.items() if value and one.covered_s}
+    means = {name: values.mean for name, values in one.gauges.items()}
+    shown = [{name: float(f"{value:.4g}") for name, value in some.items()} for some in (means, grown)]
+    return MetricsRow(subject=one.subject, covered_seconds=round(one.covered_s, 1), means=shown[0], per_second=shown[1])
 
 
 async def entries_of(loaded: LoadedState, start: int = 0) -> list[Entry]:

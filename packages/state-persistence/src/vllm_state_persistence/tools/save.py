@@ -39,7 +39,7 @@ def register(server: SuiteServer, work: Workplace) -> None:
         ] = None,
         include_models: Annotated[bool, Field(description="Also the engines' set-up and request defaults")] = True,
         include_conversations: Annotated[bool, Field(description="Also the messages; false: the engines alone")] = True,
-        include_metrics: Annotated[bool, Field(description="Also a window of metrics, once they are recorded")] = False,
+        include_metrics: Annotated[bool, Field(description="Also what was measured in the last 15 minutes")] = False,
         compression: Annotated[bool, Field(description="Of new content (ENABLE_COMPRESSION is the default)")] = True,
         description: Annotated[str, Field(max_length=500, description="For people")] = "",
         tags: Annotated[
@@ -51,13 +51,12 @@ def register(server: SuiteServer, work: Workplace) -> None:
         is, the last snapshot stands.
         """
         capture, warnings = await work.capture() if include_models else (None, [])
-        extras = Extras(capture, description, tuple(tags or ()), compress=compression)
-        if include_metrics:
-            warnings.append("metrics are not recorded yet, so none were saved")
+        metrics, troubles = await work.capture_metrics() if include_metrics else (None, [])
+        extras = Extras(capture, metrics, description, tuple(tags or ()), compress=compression)
         saved = await _saved(work, session_id, source, messages, extras, include_conversations)
         await notify_resource_updated(ctx, SESSIONS_URI)
         await work.ask_for_snapshots()
-        return await _result(work, saved, capture, warnings)
+        return await _result(work, saved, capture, [*warnings, *troubles])
 
 
 async def _saved(
