@@ -265,6 +265,22 @@ async def test_a_sleeper_is_adopted_asleep_and_one_caught_waking_is_woken(site: 
         assert site.engine(waking).sleep_state() == "awake"
 
 
+@pytest.mark.parametrize("asleep", [False, True])
+async def test_an_engine_is_adopted_with_its_adapters(site: HubSite, asleep: bool) -> None:
+    adapter = site.folder / "style"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    async with site.client() as hub:
+        engine = await ready(hub, "a", options={"enable_lora": True})
+        await hub.load_lora(engine, "style", str(adapter))
+        if asleep:
+            await hub.sleep(engine)
+            await until(hub, engine, EngineStatus.SLEEPING)
+        site.kill_hub()
+        (view,) = (await hub.state()).engines
+        assert (view.status, view.loras) == (EngineStatus.SLEEPING if asleep else EngineStatus.READY, ("style",))
+
+
 async def test_a_wait_notices_that_there_is_another_hub(site: HubSite) -> None:
     async with site.client() as hub:
         engine = await ready(hub, "a")

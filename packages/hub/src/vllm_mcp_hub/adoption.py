@@ -135,7 +135,7 @@ async def _found(record: Record, seen: Seen) -> _Found:
     # itself (it says `is_sleeping` while it wakes): it is woken, with its whole memory promised.
     noted = {"sleeping": EngineStatus.SLEEPING, "suspending": EngineStatus.WAKING, "waking": EngineStatus.WAKING}
     found = _Found(record, seen, noted.get(record.dir.sleep_state(), EngineStatus.READY))
-    if found.state is EngineStatus.READY:
+    if found.state in (EngineStatus.READY, EngineStatus.SLEEPING):
         await _ask(found)
     return found
 
