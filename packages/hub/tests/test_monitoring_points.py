@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from vllm_mcp_hub.core.monitoring.following import MOST_STRETCH_S, Following
 from vllm_mcp_hub.core.monitoring.points import Layout, Point, decode_point, encode_point, make_point, together
-from vllm_mcp_hub.core.monitoring.timeline import MINUTE, QUARTER, RAW, Timeline
+from vllm_mcp_hub.core.monitoring.timeline import MINUTE, QUARTER, RAW, Finished, Tier, Timeline
 from vllm_mcp_protocol.metrics.arrangement import EngineReading
 from vllm_mcp_protocol.metrics.histogram import Histogram
 from vllm_mcp_protocol.metrics.reading import read_engine_metrics
@@ -91,6 +91,57 @@ def test_a_window_is_the_points_that_end_in_it(chain: list[Point], one: float, o
 
 def _nearest(borders: list[float], at_s: float) -> float:
     return min(borders, key=lambda border: abs(border - at_s))
+
+
+@given(st.integers(0, 95), st.integers(1, 96))
+def test_a_day_is_added_up_between_any_two_quarters(first: int, count: int) -> None:
+    timeline, begin_s = _DAY, 1_000_000 * QUARTER.length_s - MINUTE.length_s
+    at_s = begin_s + first * QUARTER.length_s
+    window = timeline.window(at_s, at_s + count * QUARTER.length_s)
+    assert window is not None
+    minutes = min(count, 96 - first) * 15
+    assert (window.looks, window.counter("c"), window.covered_s) == (minutes, 2.0 * minutes, 60.0 * minutes)
+    assert (window.begin_s, window.end_s) == (at_s, at_s + 60.0 * minutes)
+
+
+def _of_minutes(begin_s: float, count: int) -> Timeline:
+    timeline = Timeline()
+    for number in range(count):
+        at_s = begin_s + MINUTE.length_s * number
+        timeline.add(make_point(at_s, at_s + MINUTE.length_s, {"g": 1.0}, {"c": 2.0}))
+    return timeline
+
+
+_DAY = _of_minutes(1_000_000 * QUARTER.length_s - MINUTE.length_s, 24 * 60)
+
+
+@given(points(most=60), st.floats(0, 1), st.booleans())
+def test_what_the_next_hub_recalls_is_neither_lost_nor_twice(chain: list[Point], share: float, crashed: bool) -> None:
+    """A hub that crashes has not written what was not complete."""
+    written: dict[tuple[Tier, float], Point] = {}
+
+    def write(done: list[Finished]) -> None:
+        written.update({(one.tier, one.slot_s): one.point for one in done})
+
+    timeline, cut = Timeline(), round(share * len(chain))
+    for point in chain[:cut]:
+        write(timeline.add(point))
+    if not crashed:
+        write(timeline.close())
+    timeline = Timeline()
+    for tier in (QUARTER, MINUTE, RAW):
+        since_s = chain[cut - 1].end_s - tier.remembered_s
+        timeline.recall(tier, [one for (of, at_s), one in written.items() if of is tier and at_s >= since_s])
+    for point in chain[cut:]:
+        write(timeline.add(point))
+    window = timeline.window(chain[0].begin_s, chain[-1].end_s)
+    write(timeline.close())
+    for looks in (
+        window.looks if window else 0,
+        sum(one.looks for (tier, _), one in written.items() if tier is MINUTE),
+        sum(one.looks for (tier, _), one in written.items() if tier is QUARTER),
+    ):
+        assert looks == len(chain)
 
 
 def test_many_at_once_are_what_they_are_one_after_another() -> None:

@@ -129,10 +129,8 @@ class Monitor:
     async def _recall(self, history: "History", now_s: float) -> None:
         for subject in history.subjects()[-_SUBJECTS_MOST:]:
             timeline = Timeline()
-            for tier in (QUARTER, MINUTE):
+            for tier in (QUARTER, MINUTE, RAW):
                 timeline.recall(tier, await history.read(subject, tier, now_s - tier.remembered_s, now_s))
-            for point in await history.read(subject, RAW, now_s - RAW.remembered_s, now_s):
-                timeline.add(point)
             if timeline.last is not None or timeline.window(now_s - QUARTER.remembered_s, now_s) is not None:
                 self.timelines[subject] = timeline
 

@@ -1,12 +1,13 @@
 """The points of one subject: the last ones as they came, older ones rolled up, and any stretch of time of them. Pure.
 
 Tiers: raw, one minute, fifteen minutes. A point belongs to the slot in which it ends. A slot is complete when a point
-of a later one comes, or when it is closed; complete ones are what is written down.
+of a later one comes, or when it is closed; complete ones are what is written down. Eighths of a day are in memory
+alone, so that a day is added up of twenty points and not of a hundred.
 """
 
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import NamedTuple
@@ -27,7 +28,9 @@ class Tier(NamedTuple):
 RAW = Tier("raw", 0.0, 15 * 60.0)
 MINUTE = Tier("1m", 60.0, 2 * 3600.0)
 QUARTER = Tier("15m", 15 * 60.0, 25 * 3600.0)
+EIGHTH = Tier("3h", 3 * 3600.0, QUARTER.remembered_s)
 TIERS = (RAW, MINUTE, QUARTER)
+"""Those that are written down, the finest first."""
 MOST_RAW = 3600
 """Of each subject: fifteen minutes at four looks a second."""
 
@@ -63,13 +66,14 @@ class _Lane:
         done, self.open = self.open, None
         if done is None:
             return None
-        self.keep(done)
+        self.points.append(done)
+        while self.points[0].end_s < done.end_s - self.tier.remembered_s:
+            self.points.popleft()
         return Finished(self.tier, self.slot_s, done)
 
-    def keep(self, point: Point) -> None:
-        self.points.append(point)
-        while self.points and self.points[0].end_s < point.end_s - self.tier.remembered_s:
-            self.points.popleft()
+    def has(self, point: Point) -> bool:
+        """Was it taken before? Asked of points that are older than all that is still to come."""
+        return self.open is not None and point.end_s <= self.open.end_s
 
     def between(self, begin_s: float, end_s: float) -> Iterator[Point]:
         """Those that lie wholly in this time."""
@@ -86,6 +90,8 @@ class Timeline:
         self._raw: deque[Point] = deque(maxlen=MOST_RAW)
         self._minutes = _Lane(MINUTE)
         self._quarters = _Lane(QUARTER)
+        self._eighths = _Lane(EIGHTH)
+        """Of complete quarters."""
 
     @property
     def last(self) -> Point | None:
@@ -100,27 +106,32 @@ class Timeline:
         self._raw.append(point)
         while self._raw and self._raw[0].end_s < point.end_s - RAW.remembered_s:
             self._raw.popleft()
-        done = [Finished(RAW, point.end_s, point)]
-        done += (one for one in (self._minutes.add(point), self._quarters.add(point)) if one is not None)
+        return [Finished(RAW, point.end_s, point), *self._roll_up(point, (self._minutes, self._quarters))]
+
+    def _roll_up(self, point: Point, lanes: Iterable[_Lane]) -> list[Finished]:
+        done = [one for lane in lanes if (one := lane.add(point)) is not None]
+        for one in done:
+            if one.tier is QUARTER:
+                self._eighths.add(one.point)
         return done
 
-    def recall(self, tier: Tier, points: Sequence[Point]) -> None:
-        """Take what was written down before, the oldest first."""
-        lane = {MINUTE: self._minutes, QUARTER: self._quarters}.get(tier)
+    def recall(self, tier: Tier, points: Iterable[Point]) -> None:
+        """Take what was written down before: the coarsest tier first, and of each the oldest point first. A slot that
+        a hub could not write down at its end is made of finer points."""
+        lanes = [lane for lane in (self._minutes, self._quarters) if lane.tier.length_s >= tier.length_s]
         for point in points:
-            if lane is None:
+            if tier is RAW:
                 self._raw.append(point)
-            else:
-                lane.keep(point)
+            self._roll_up(point, [lane for lane in lanes if not lane.has(point)])
 
     def close(self) -> list[Finished]:
         """The slots that are not complete, to be written down at an end."""
         return [one for one in (self._minutes.close(), self._quarters.close()) if one is not None]
 
     def window(self, begin_s: float, end_s: float) -> Point | None:
-        """What this time adds up to: of long ones the whole quarters, then whole minutes, then single points at its
-        edges. None when nothing is known of it."""
-        return together(self._within(begin_s, end_s, (self._quarters, self._minutes)))
+        """What this time adds up to: of long ones the whole eighths of a day and quarters, then whole minutes, then
+        single points at its edges. None when nothing is known of it."""
+        return together(self._within(begin_s, end_s, (self._eighths, self._quarters, self._minutes)))
 
     def _within(self, begin_s: float, end_s: float, lanes: Sequence[_Lane]) -> Iterator[Point]:
         if begin_s >= end_s:
