@@ -26,12 +26,12 @@ from tests.monitor_desk import QUICK, MonitorDesk
 from vllm_mcp_protocol.engine_http import EngineHttp
 from vllm_mcp_protocol.errors import ErrorInfo, HubUnavailable
 from vllm_mcp_protocol.metrics.exposition import parse_prometheus
+from vllm_mcp_protocol.metrics.histogram import Histogram
 from vllm_mcp_protocol.model import Device, EngineStatus, EngineView
 from vllm_mcp_protocol.monitoring import (
     Alert,
     EngineWatch,
-    GaugeValues,
-    HistogramValues,
+    GaugeStat,
     MonitoringWindow,
     SubjectWindow,
 )
@@ -62,8 +62,8 @@ async def desk(site: HubSite, tmp_path: Path) -> AsyncIterator[MonitorDesk]:
 # Values
 
 
-def gauge(value: float) -> GaugeValues:
-    return GaugeValues(mean=value, low=value, high=value, last=value)
+def gauge(value: float) -> GaugeStat:
+    return GaugeStat(mean=value, low=value, high=value, last=value)
 
 
 def subject(name: str, gauges: Mapping[str, float] | None = None, **more: Any) -> SubjectWindow:
@@ -87,7 +87,7 @@ def alert(rule: str, on: str) -> Alert:
 
 BUSY = {"num_requests_running": 3.0, "num_requests_waiting": 2.0, "kv_cache_usage_perc": 0.25}
 COUNTED = {"generation_tokens": 500.0, "prompt_tokens": 250.0, "request_success": 10.0, "request_success:error": 5.0}
-SEEN = HistogramValues(bounds=(0.1, 0.2), counts=(0.0, 100.0, 0.0), sum=15.0)
+SEEN = Histogram(bounds=(0.1, 0.2), counts=(0.0, 100.0, 0.0), sum=15.0)
 GPU = {
     "gpu_lost": 0.0,
     "gpu_memory_used_bytes": 40e9,

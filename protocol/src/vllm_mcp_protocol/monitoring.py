@@ -1,6 +1,7 @@
 """What the hub tells of its samples: the wire format. Times are Unix seconds, durations seconds."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -13,27 +14,15 @@ LONGEST_WINDOW_S = 86_400.0
 LONGEST_SERIES_S = 31 * 86_400.0
 
 
-class GaugeValues(Value):
+@dataclass(frozen=True, slots=True)
+class GaugeStat:
     """What a gauge was over a stretch of time."""
 
     mean: float
+    """Of the looks at it."""
     low: float
     high: float
     last: float
-
-
-class HistogramValues(Value):
-    """What fell into each bucket in a stretch of time."""
-
-    bounds: tuple[float, ...]
-    """Upper bounds without +Inf."""
-    counts: tuple[float, ...]
-    """Not cumulative; one more than bounds."""
-    sum: float
-
-    def histogram(self) -> Histogram:
-        """To compute with."""
-        return Histogram(self.bounds, self.counts, self.sum)
 
 
 class SubjectWindow(Value):
@@ -46,10 +35,11 @@ class SubjectWindow(Value):
     looks: int
     covered_s: float
     """Seconds in which counters were followed; the rest are gaps."""
-    gauges: Mapping[str, GaugeValues] = {}
+    gauges: Mapping[str, GaugeStat] = {}
     counters: Mapping[str, float] = {}
     """By how much each grew."""
-    histograms: Mapping[str, HistogramValues] = {}
+    histograms: Mapping[str, Histogram] = {}
+    """What fell into each bucket."""
 
 
 class EngineWatch(Value):

@@ -72,13 +72,12 @@ async def _answer(work: Workplace, duration_s: float) -> str:
 
 def _short(window: MonitoringWindow) -> dict[str, object]:
     engines = []
-    for one in engines_of(window, None)[:20]:
-        seen = figures.window_of(one)
+    for seen in engines_of(window, None)[:20]:
         fast, ttft = figures.throughput(seen), figures.latency(seen.histograms.get(figures.LATENCIES["ttft"]))
         load, cache = figures.requests(seen), figures.cache(seen)
         engines.append(
             {
-                "engine": one.subject.removeprefix("engine:"),
+                "engine": seen.subject.removeprefix("engine:"),
                 "generation_tokens_per_second": fast.generation_tokens_per_second,
                 "ttft_p99_ms": ttft.p99_ms,
                 "running": load.running,

@@ -2,60 +2,10 @@
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from vllm_mcp_protocol.serving.results import ToolResult
-
-
-class Part(BaseModel):
-    """Base of what results are made of; its validator is built when it is first used."""
-
-    model_config = ConfigDict(defer_build=True)
-
-
-class ThroughputPart(Part):
-    prompt_tokens_per_second: float | None = None
-    generation_tokens_per_second: float | None = None
-    requests_per_second: float | None = None
-    avg_batch_size: float | None = Field(default=None, description="Requests that run at once, mean of the looks")
-    avg_tokens_per_step: float | None = None
-
-
-class LatencyPart(Part):
-    p50_ms: float | None = None
-    p95_ms: float | None = None
-    p99_ms: float | None = None
-    avg_ms: float | None = None
-    p99_error_ms: float | None = Field(
-        default=None, description="Width of the bucket of the p99; null with a p99: it is at least that"
-    )
-    measured: int = 0
-
-
-class LatenciesPart(Part):
-    ttft: LatencyPart = LatencyPart()
-    inter_token: LatencyPart = LatencyPart()
-    e2e: LatencyPart = LatencyPart()
-    queue: LatencyPart = LatencyPart()
-    prefill: LatencyPart = LatencyPart()
-    decode: LatencyPart = LatencyPart()
-
-
-class RequestsPart(Part):
-    total: int | None = None
-    successful: int | None = None
-    failed: int | None = None
-    failed_by_cause: dict[str, int] = {}
-    running: int | None = None
-    waiting: int | None = None
-    error_rate_percent: float | None = None
-    preemptions: int | None = None
-
-
-class CachePart(Part):
-    kv_usage_percent: float | None = None
-    kv_usage_max_percent: float | None = None
-    prefix_hit_rate_percent: float | None = None
+from vllm_mcp_protocol.serving.results import Part, ToolResult
+from vllm_performance_monitor.core.figures import Cache, Latencies, Requests, Throughput
 
 
 class MemoryPart(Part):
@@ -74,10 +24,10 @@ class EngineMetrics(Part):
     trouble: str = ""
     stuck_seconds: float | None = Field(default=None, description="Running requests, and no token and no step")
     covered_seconds: float = Field(description="Seconds of the window that were followed; the rest are gaps")
-    throughput: ThroughputPart | None = None
-    latency: LatenciesPart | None = None
-    requests: RequestsPart | None = None
-    cache: CachePart | None = None
+    throughput: Throughput | None = None
+    latency: Latencies | None = None
+    requests: Requests | None = None
+    cache: Cache | None = None
     memory: MemoryPart | None = None
     custom: dict[str, float | None] | None = None
 

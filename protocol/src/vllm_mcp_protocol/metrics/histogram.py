@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
-from operator import add as plus
 from operator import lt, sub
 from typing import NamedTuple, Self
 
@@ -127,17 +126,19 @@ def increase(before: Histogram | None, after: Histogram, *, restarted: bool = Fa
     return Histogram(after.bounds, counts, total)
 
 
-def add(first: Histogram, second: Histogram) -> Histogram:
-    """Both together. With different bounds, on those that they share: coarser, and still exact.
+def add(*histograms: Histogram) -> Histogram:
+    """All together, one at least. With different bounds, on those that they share: coarser, and still exact.
 
-    Raises BadHistogram where they share none (of two that have any): that would be a count without a distribution.
+    Raises BadHistogram where they share none (of such that have any): that would be a count without a distribution.
     """
-    if first.bounds != second.bounds:
-        shared = set(first.bounds) & set(second.bounds)
+    bounds = histograms[0].bounds
+    if any(one.bounds != bounds for one in histograms):
+        shared = set(bounds).intersection(*(one.bounds for one in histograms))
         if not shared:
-            raise BadHistogram("the two histograms have no bound in common")
-        first, second = _on(first, shared), _on(second, shared)
-    return Histogram(first.bounds, tuple(map(plus, first.counts, second.counts)), first.sum + second.sum)
+            raise BadHistogram("the histograms have no bound in common")
+        return add(*(_on(one, shared) for one in histograms))
+    counts = tuple(map(sum, zip(*(one.counts for one in histograms), strict=True)))
+    return Histogram(bounds, counts, sum(one.sum for one in histograms))
 
 
 def _on(histogram: Histogram, shared: set[float]) -> Histogram:

@@ -16,11 +16,15 @@ _DETAIL_LIMIT_CHARS = 4000
 """Longest single text in an error's details: the last lines of a log, not the log."""
 
 
-class ToolResult(BaseModel):
-    """Base of every tool's result. `success` stays the first key on the wire."""
+class Part(BaseModel):
+    """Base of what results are made of."""
 
     # Validators are built at the first result instead of at import, where 12 tools cost about 60 ms.
     model_config = ConfigDict(defer_build=True)
+
+
+class ToolResult(Part):
+    """Base of every tool's result. `success` stays the first key on the wire."""
 
     success: Literal[True] = True
     _pictures: list[bytes] = PrivateAttr(default_factory=list)

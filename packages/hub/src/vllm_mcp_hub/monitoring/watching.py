@@ -27,9 +27,7 @@ from vllm_mcp_protocol.monitoring import (
     AlertRuleView,
     AlertsView,
     EngineWatch,
-    GaugeValues,
     GpusView,
-    HistogramValues,
     MonitoringWindow,
     MonitoringWish,
     Series,
@@ -255,13 +253,7 @@ def _window(subject: str, point: Point) -> SubjectWindow:
         end_s=point.end_s,
         looks=point.looks,
         covered_s=point.covered_s,
-        gauges={
-            name: GaugeValues(mean=stat.mean, low=stat.low, high=stat.high, last=stat.last)
-            for name, stat in point.gauge_stats.items()
-        },
+        gauges=point.gauge_stats,
         counters=point.increases if point.covered_s else {},
-        histograms={
-            name: HistogramValues(bounds=one.bounds, counts=one.counts, sum=one.sum)
-            for name, one in point.histograms.items()
-        },
+        histograms=point.histograms,
     )

@@ -171,18 +171,17 @@ def _engine(watch: EngineWatch, seen: SubjectWindow | None) -> Iterator[_Found]:
     yield "engine_stuck_seconds", labels, watch.stuck_s
     if not watch.answers or seen is None:
         return
-    window = figures.window_of(seen)
-    load, fast, cache = figures.requests(window), figures.throughput(window), figures.cache(window)
+    load, fast, cache = figures.requests(seen), figures.throughput(seen), figures.cache(seen)
     yield "engine_requests_running", labels, load.running
     yield "engine_requests_waiting", labels, load.waiting
     yield "engine_kv_cache_usage_ratio", labels, _divided(cache.kv_usage_percent, _PERCENT)
     yield "engine_generation_tokens_per_second", labels, fast.generation_tokens_per_second
     yield "engine_prompt_tokens_per_second", labels, fast.prompt_tokens_per_second
     yield "engine_requests_per_second", labels, fast.requests_per_second
-    if window.covered_s:
-        yield "engine_failed_requests_per_second", labels, _divided(load.failed, window.covered_s)
+    if seen.covered_s:
+        yield "engine_failed_requests_per_second", labels, _divided(load.failed, seen.covered_s)
     for stage, histogram in figures.LATENCIES.items():
-        told = figures.latency(window.histograms.get(histogram))
+        told = figures.latency(seen.histograms.get(histogram))
         for percentile, value_ms in (("50", told.p50_ms), ("95", told.p95_ms), ("99", told.p99_ms)):
             yield "engine_latency_seconds", (watch.name, stage, percentile), _divided(value_ms, _MILLI)
 

@@ -6,10 +6,13 @@ interpolation; each carries the width of its bucket, which is how far it can be 
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from typing import TypeVar
+
+from pydantic import Field
 
 from vllm_mcp_protocol.metrics.histogram import BadHistogram, Histogram, add, quantile
-from vllm_mcp_protocol.monitoring import GaugeValues, SubjectWindow
+from vllm_mcp_protocol.monitoring import GaugeStat, SubjectWindow
+from vllm_mcp_protocol.serving.results import Part
 
 LATENCIES: Mapping[str, str] = {
     "ttft": "time_to_first_token_seconds",
@@ -21,142 +24,148 @@ LATENCIES: Mapping[str, str] = {
 }
 """vLLM's histogram of each."""
 
+_One = TypeVar("_One")
+
 _FAILED = ("abort", "error")
+_QUANTILES = (0.5, 0.95, 0.99)
 _PERCENT = 100.0
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
-    """What a stretch of time brought for one engine, or for several."""
-
-    covered_s: float
-    engines: int
-    gauges: Mapping[str, GaugeValues]
-    counters: Mapping[str, float]
-    histograms: Mapping[str, Histogram]
-
-
-def window_of(subject: SubjectWindow) -> Window:
-    histograms = {name: one.histogram() for name, one in subject.histograms.items()}
-    return Window(subject.covered_s, 1, subject.gauges, subject.counters, histograms)
-
-
-def in_total(windows: Sequence[Window]) -> Window:
-    """Several engines as one: requests, tokens and gauges that count are added; shares are averaged."""
-    gauges: dict[str, list[GaugeValues]] = {}
-    counters: dict[str, float] = {}
-    histograms: dict[str, Histogram] = {}
-    for window in windows:
-        for name, stat in window.gauges.items():
-            gauges.setdefault(name, []).append(stat)
-        for name, amount in window.counters.items():
-            counters[name] = counters.get(name, 0.0) + amount
-        for name, histogram in window.histograms.items():
-            histograms[name] = _added(histograms.get(name), histogram)
-    joined = {name: _joined(stats, mean=name.endswith("_perc")) for name, stats in gauges.items()}
-    return Window(max((one.covered_s for one in windows), default=0.0), len(windows), joined, counters, histograms)
+def in_total(windows: Sequence[SubjectWindow]) -> SubjectWindow:
+    """Several engines, one at least, as one: requests, tokens and gauges that count are added; shares are averaged."""
+    gauges = {
+        name: _joined(stats, mean=name.endswith("_perc")) for name, stats in _by_name(one.gauges for one in windows)
+    }
+    return SubjectWindow(
+        subject="total",
+        begin_s=min(one.begin_s for one in windows),
+        end_s=max(one.end_s for one in windows),
+        looks=sum(one.looks for one in windows),
+        covered_s=max(one.covered_s for one in windows),
+        gauges=gauges,
+        counters={name: math.fsum(amounts) for name, amounts in _by_name(one.counters for one in windows)},
+        histograms={name: _added(found) for name, found in _by_name(one.histograms for one in windows)},
+    )
 
 
-def _added(one: Histogram | None, other: Histogram) -> Histogram:
-    if one is None:
-        return other
+def _by_name(found: Iterable[Mapping[str, _One]]) -> Iterable[tuple[str, list[_One]]]:
+    named: dict[str, list[_One]] = {}
+    for one in found:
+        for name, value in one.items():
+            named.setdefault(name, []).append(value)
+    return named.items()
+
+
+def _added(found: Sequence[Histogram]) -> Histogram:
+    """Of engines that have no bound in common, those that are alike and saw most."""
     try:
-        return add(one, other)
+        return add(*found)
     except BadHistogram:
-        return one if one.count >= other.count else other
+        alike: dict[tuple[float, ...], list[Histogram]] = {}
+        for one in found:
+            alike.setdefault(one.bounds, []).append(one)
+        return max((add(*some) for some in alike.values()), key=lambda one: one.count)
 
 
-def _joined(stats: Sequence[GaugeValues], *, mean: bool) -> GaugeValues:
-    parts = [[getattr(stat, part) for stat in stats] for part in ("mean", "low", "high", "last")]
-    average, low, high, last = (math.fsum(part) / (len(stats) if mean else 1) for part in parts)
-    return GaugeValues(mean=average, low=low, high=high, last=last)
+def _joined(stats: Sequence[GaugeStat], *, mean: bool) -> GaugeStat:
+    parts = zip(*((one.mean, one.low, one.high, one.last) for one in stats), strict=True)
+    return GaugeStat(*(math.fsum(part) / (len(stats) if mean else 1) for part in parts))
 
 
-@dataclass(frozen=True, slots=True)
-class Latency:
+class Latency(Part):
     """Milliseconds. None where nothing was measured."""
 
-    p50_ms: float | None
-    p95_ms: float | None
-    p99_ms: float | None
-    avg_ms: float | None
-    p99_error_ms: float | None
-    """Width of the bucket of the p99; None where the bucket has no end: then the p99 is at least what is said."""
-    measured: int
-    """Observations."""
+    p50_ms: float | None = None
+    p95_ms: float | None = None
+    p99_ms: float | None = None
+    avg_ms: float | None = None
+    p99_error_ms: float | None = Field(
+        default=None, description="Width of the bucket of the p99; null with a p99: it is at least that"
+    )
+    measured: int = 0
+
+
+class Latencies(Part):
+    """Fields as in LATENCIES."""
+
+    ttft: Latency = Latency()
+    inter_token: Latency = Latency()
+    e2e: Latency = Latency()
+    queue: Latency = Latency()
+    prefill: Latency = Latency()
+    decode: Latency = Latency()
+
+
+def latencies(window: SubjectWindow) -> Latencies:
+    return Latencies(**{name: latency(window.histograms.get(metric)) for name, metric in LATENCIES.items()})
 
 
 def latency(histogram: Histogram | None) -> Latency:
     """Of a histogram of seconds."""
-    if histogram is None or not histogram.count:
-        return Latency(None, None, None, None, None, 0)
-    p99 = quantile(histogram, 0.99)
+    if histogram is None or not (count := histogram.count):
+        return Latency()
+    mean = histogram.mean
+    # Never more than the mean allows: vLLM's first bucket of queue times ends at 300 ms, and most requests wait for
+    # microseconds. The share 1 - q of all lies at or above a quantile, and none below 0 (Markov).
+    told = {q: quantile(histogram, q) for q in _QUANTILES}
+    most_s = {q: math.inf if mean is None else mean / (1 - q) for q in _QUANTILES}
+    p50, p95, p99 = (None if one is None else _ms(min(one.value, most_s[q])) for q, one in told.items())
+    last = told[0.99]
     return Latency(
-        p50_ms=_quantile_ms(histogram, 0.5),
-        p95_ms=_quantile_ms(histogram, 0.95),
-        p99_ms=_quantile_ms(histogram, 0.99),
-        avg_ms=None if histogram.mean is None else round(histogram.mean * 1000, 3),
-        p99_error_ms=None if p99 is None or p99.at_least else round(min(p99.error, _most_s(histogram, 0.99)) * 1000, 3),
-        measured=round(histogram.count),
+        p50_ms=p50,
+        p95_ms=p95,
+        p99_ms=p99,
+        avg_ms=None if mean is None else _ms(mean),
+        p99_error_ms=None if last is None or last.at_least else _ms(min(last.error, most_s[0.99])),
+        measured=round(count),
     )
 
 
-def _quantile_ms(histogram: Histogram, q: float) -> float | None:
-    """Inside its bucket, and never more than the mean allows: vLLM's first bucket of queue times ends at 300 ms, and
-    most requests wait for microseconds."""
-    told = quantile(histogram, q)
-    return None if told is None else round(min(told.value, _most_s(histogram, q)) * 1000, 3)
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 3)
 
 
-def _most_s(histogram: Histogram, q: float) -> float:
-    """What the quantile cannot exceed (Markov): the share 1 - q of all lies at or above it, and none below 0."""
-    return math.inf if histogram.mean is None else histogram.mean / (1 - q)
-
-
-@dataclass(frozen=True, slots=True)
-class Throughput:
+class Throughput(Part):
     """Per second, over the seconds that were followed."""
 
-    prompt_tokens_per_second: float | None
-    generation_tokens_per_second: float | None
-    requests_per_second: float | None
-    avg_batch_size: float | None
-    """Requests that run at once, the mean of the looks."""
-    avg_tokens_per_step: float | None
+    prompt_tokens_per_second: float | None = None
+    generation_tokens_per_second: float | None = None
+    requests_per_second: float | None = None
+    avg_batch_size: float | None = Field(default=None, description="Requests that run at once, mean of the looks")
+    avg_tokens_per_step: float | None = None
 
 
-def throughput(window: Window) -> Throughput:
+def throughput(window: SubjectWindow) -> Throughput:
     running = window.gauges.get("num_requests_running")
     steps = window.histograms.get("iteration_tokens_total")
     return Throughput(
-        _rate(window, "prompt_tokens"),
-        _rate(window, "generation_tokens"),
-        _rate(window, "request_success"),
-        None if running is None else round(running.mean, 3),
-        None if steps is None or steps.mean is None else round(steps.mean, 3),
+        prompt_tokens_per_second=_rate(window, "prompt_tokens"),
+        generation_tokens_per_second=_rate(window, "generation_tokens"),
+        requests_per_second=_rate(window, "request_success"),
+        avg_batch_size=None if running is None else round(running.mean, 3),
+        avg_tokens_per_step=None if steps is None or steps.mean is None else round(steps.mean, 3),
     )
 
 
-def _rate(window: Window, counter: str) -> float | None:
+def _rate(window: SubjectWindow, counter: str) -> float | None:
     amount = window.counters.get(counter)
     return None if amount is None or not window.covered_s else round(amount / window.covered_s, 3)
 
 
-@dataclass(frozen=True, slots=True)
-class Requests:
+class Requests(Part):
     """Of the stretch of time; running and waiting as they are now."""
 
-    total: int | None
-    successful: int | None
-    failed: int | None
-    failed_by_cause: Mapping[str, int]
-    running: int | None
-    waiting: int | None
-    error_rate_percent: float | None
-    preemptions: int | None
+    total: int | None = None
+    successful: int | None = None
+    failed: int | None = None
+    failed_by_cause: dict[str, int] = {}
+    running: int | None = None
+    waiting: int | None = None
+    error_rate_percent: float | None = None
+    preemptions: int | None = None
 
 
-def requests(window: Window) -> Requests:
+def requests(window: SubjectWindow) -> Requests:
     ended = window.counters.get("request_success")
     causes = {reason: round(window.counters.get(f"request_success:{reason}", 0.0)) for reason in _FAILED}
     causes |= {
@@ -178,33 +187,32 @@ def requests(window: Window) -> Requests:
     )
 
 
-def _last(window: Window, gauge: str) -> int | None:
+def _last(window: SubjectWindow, gauge: str) -> int | None:
     stat = window.gauges.get(gauge)
     return None if stat is None else round(stat.last)
 
 
-@dataclass(frozen=True, slots=True)
-class Cache:
+class Cache(Part):
     """The KV cache, in percent."""
 
-    kv_usage_percent: float | None
-    kv_usage_max_percent: float | None
-    prefix_hit_rate_percent: float | None
+    kv_usage_percent: float | None = None
+    kv_usage_max_percent: float | None = None
+    prefix_hit_rate_percent: float | None = None
     """Of the prompt tokens that were looked up."""
 
 
-def cache(window: Window) -> Cache:
+def cache(window: SubjectWindow) -> Cache:
     usage = window.gauges.get("kv_cache_usage_perc")
     asked = window.counters.get("prefix_cache_queries")
     hits = window.counters.get("prefix_cache_hits", 0.0)
     return Cache(
-        None if usage is None else round(usage.last * _PERCENT, 3),
-        None if usage is None else round(usage.high * _PERCENT, 3),
-        None if not asked else round(_PERCENT * hits / asked, 3),
+        kv_usage_percent=None if usage is None else round(usage.last * _PERCENT, 3),
+        kv_usage_max_percent=None if usage is None else round(usage.high * _PERCENT, 3),
+        prefix_hit_rate_percent=None if not asked else round(_PERCENT * hits / asked, 3),
     )
 
 
-def custom(window: Window, names: Iterable[str]) -> dict[str, float | None]:
+def custom(window: SubjectWindow, names: Iterable[str]) -> dict[str, float | None]:
     """Any metric by its name: a gauge's last value, a counter's increase, a histogram's mean."""
     found: dict[str, float | None] = {}
     for name in names:

@@ -1,7 +1,7 @@
 """get-metrics: how the engines are, in one call."""
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Literal, get_args
 
@@ -12,19 +12,13 @@ from vllm_mcp_protocol.monitoring import Alert, EngineWatch, MonitoringWindow, S
 from vllm_mcp_protocol.serving.server import READ, SuiteServer
 from vllm_mcp_protocol.units import to_mib
 from vllm_performance_monitor.core import figures
-from vllm_performance_monitor.core.figures import Window
 from vllm_performance_monitor.results import (
     AlertRow,
-    CachePart,
     EngineMetrics,
     HardwareRow,
     HistoryRow,
-    LatenciesPart,
-    LatencyPart,
     MemoryPart,
     MetricsResult,
-    RequestsPart,
-    ThroughputPart,
 )
 from vllm_performance_monitor.workplace import Workplace, engines_of
 
@@ -63,21 +57,20 @@ def register(server: SuiteServer, work: Workplace) -> None:
         """Show how fast, how busy and how healthy the engines are: per engine and in total over a window of time, with
         quantiles and their error, and the alerts that are active now.
         """
-        window = await work.window(duration_seconds)
+        hub = await work.ready()
+        window, state, alerts = await asyncio.gather(hub.metrics(duration_seconds), hub.state(), hub.alerts())
         asked = metrics or list(_GROUPS)
         names = [name for name in asked if name not in _GROUPS]
-        views = {view.served_name: view for view in (await work.hub.state()).engines}
+        views = {view.served_name: view for view in state.engines}
         watches = {watch.name: watch for watch in window.engines}
         subjects = engines_of(window, model_id) if model_id else _shown(window)
         shown = subjects[: _MOST_WITH_HISTORY if include_history else _MOST_ENGINES]
         rows = [_row(one, watches, views, asked, names) for one in shown]
-        windows = [figures.window_of(one) for one in engines_of(window, model_id)]
-        alerts = await work.hub.alerts()
         return MetricsResult(
             duration_seconds=duration_seconds,
             sampled_every_seconds=window.interval_s,
             engines=rows,
-            total=_figures("total", figures.in_total(windows), asked, names) if windows else None,
+            total=_figures("total", figures.in_total(subjects), asked, names) if subjects else None,
             hardware=hardware_rows(window) if "gpu" in asked else [],
             alerts=[alert_row(one) for one in alerts.active[:10]],
             history=await _history(work, shown, duration_seconds, resolution_seconds) if include_history else [],
@@ -99,7 +92,7 @@ def _row(
     names: Sequence[str],
 ) -> EngineMetrics:
     name = subject.subject.removeprefix("engine:")
-    row = _figures(name, figures.window_of(subject), asked, names)
+    row = _figures(name, subject, asked, names)
     watch, view = watches.get(name), views.get(name)
     update: dict[str, object] = {}
     if watch is not None:
@@ -127,19 +120,15 @@ def memory_of(view: EngineView) -> MemoryPart:
     )
 
 
-def _figures(name: str, window: Window, asked: Sequence[str], names: Sequence[str]) -> EngineMetrics:
-    latencies = {
-        key: LatencyPart(**asdict(figures.latency(window.histograms.get(metric))))
-        for key, metric in figures.LATENCIES.items()
-    }
+def _figures(name: str, window: SubjectWindow, asked: Sequence[str], names: Sequence[str]) -> EngineMetrics:
     wants_requests = "requests" in asked or "errors" in asked
     return EngineMetrics(
         engine=name,
         covered_seconds=round(window.covered_s, 1),
-        throughput=ThroughputPart(**asdict(figures.throughput(window))) if "throughput" in asked else None,
-        latency=LatenciesPart(**latencies) if "latency" in asked else None,
-        requests=RequestsPart(**asdict(figures.requests(window))) if wants_requests else None,
-        cache=CachePart(**asdict(figures.cache(window))) if "cache" in asked else None,
+        throughput=figures.throughput(window) if "throughput" in asked else None,
+        latency=figures.latencies(window) if "latency" in asked else None,
+        requests=figures.requests(window) if wants_requests else None,
+        cache=figures.cache(window) if "cache" in asked else None,
         custom=figures.custom(window, names) if names else None,
     )
 

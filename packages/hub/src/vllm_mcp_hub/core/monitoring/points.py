@@ -16,6 +16,7 @@ from typing import Any
 
 from vllm_mcp_protocol.metrics.histogram import BadHistogram, Histogram
 from vllm_mcp_protocol.metrics.histogram import add as add_histograms
+from vllm_mcp_protocol.monitoring import GaugeStat
 
 _HEAD = struct.Struct("<ddId")
 _LOOK_S = 0.001
@@ -52,17 +53,6 @@ class Layout:
             return cls(tuple(map(str, data["gauges"])), tuple(map(str, data["counters"])), histograms)
         except (KeyError, TypeError) as error:
             raise ValueError("no layout of points") from error
-
-
-@dataclass(frozen=True, slots=True)
-class GaugeStat:
-    """What a gauge was over a stretch of time."""
-
-    mean: float
-    """Of the looks at it."""
-    low: float
-    high: float
-    last: float
 
 
 @dataclass(frozen=True, slots=True)
