@@ -1,5 +1,6 @@
 """The hub among crashes, races and strangers. Real processes, locks and sockets; fake GPUs and a fake vLLM."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -7,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +18,7 @@ from vllm_mcp_hub.host.engine_dir import engine_dirs
 from vllm_mcp_hub.host.processes import Seen, observe, session_of
 from vllm_mcp_protocol.errors import HubTooNew, HubTrouble, SuiteError
 from vllm_mcp_protocol.hub_client import Hub
-from vllm_mcp_protocol.model import EngineStatus
+from vllm_mcp_protocol.model import EngineStatus, HubState
 from vllm_mcp_protocol.state_lock import is_held
 
 pytestmark = pytest.mark.anyio
@@ -109,6 +111,25 @@ async def test_a_killed_hub_is_replaced_and_its_engines_adopted(site: HubSite) -
         assert [session_of(site.engine(e)) for e in (first, second)] == sessions
         async with hub.lease("a") as endpoint:
             assert endpoint.api_key is not None, "the key is found again in the engine's folder"
+
+
+async def test_questions_that_are_under_way_when_the_hub_is_killed_are_answered_by_the_next(site: HubSite) -> None:
+    async with site.client() as hub:
+        first = (await hub.state()).pid
+        os.kill(first, signal.SIGSTOP)
+        asked = [asyncio.ensure_future(question) for _ in range(5) for question in (hub.state(), hub.alerts())]
+        while hub_connections(site) < len(asked):
+            await asyncio.sleep(0.01)
+        os.kill(first, signal.SIGKILL)
+        answers = await asyncio.gather(*asked)
+        assert {one.pid for one in answers if isinstance(one, HubState)} == {(await hub.state()).pid}
+        assert hub.hub_pid != first
+
+
+def hub_connections(site: HubSite) -> int:
+    """Ends of connections that the hub has, or has yet to take."""
+    lines = Path("/proc/net/unix").read_text(encoding="utf-8").splitlines()
+    return len([line for line in lines if line.endswith(str(site.state / "hub.sock"))]) - 1
 
 
 @pytest.mark.parametrize("closes_fds", [True, False])

@@ -232,7 +232,7 @@ class Hub:
                 held.push_async_callback(lines.aclose)  # an abandoned generator would close the response
                 return Endpoint.model_validate_json(await anext(lines))
             except (*_UNSENT, *_LOST, StopAsyncIteration):
-                await self.aclose()
+                await self._let_go(http)
             except httpx2.TimeoutException as error:
                 raise self._gone(f"{model} was not ready within {_LEASE_LIMIT_S:.0f} s") from error
         raise self._gone("it ended before it granted the lease")
@@ -257,9 +257,9 @@ class Hub:
                 self._check_listening()
                 response = await http.request(method, path, content=body, params=params, timeout=_limit(limit_s))
             except _UNSENT:
-                await self.aclose()  # the hub ended since; the next round starts one
+                await self._let_go(http)  # the hub ended since; the next round starts one
             except _LOST as error:
-                await self.aclose()
+                await self._let_go(http)
                 if attempt == 1 and not path.endswith(_ONCE):
                     continue
                 raise self._gone(f"it ended while it worked on {method} {path}") from error
@@ -270,6 +270,11 @@ class Hub:
                     raise _error(response.content, response.status_code)
                 return response.content
         raise self._gone("it ends again and again")
+
+    async def _let_go(self, http: httpx2.AsyncClient) -> None:
+        """Of a hub that has ended, unless another question has met the next hub since."""
+        if self._http is http:
+            await self.aclose()
 
     def _gone(self, why: str) -> HubUnavailable:
         log = self._folder / "hub.log"
