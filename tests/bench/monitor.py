@@ -6,7 +6,7 @@
   asks each of them every 5 s what it serves, which is no part of monitoring. Then each piece of the work by itself, all
   beside the limit of the whole. The fake driver's description is read once: it stands for a driver, not for a file.
 - get-metrics over a day of 16 engines: the whole tool call over stdio, the hub's answer over its socket, and with the
-  course of the main figures, which is read from the file.
+  course of the main figures.
 - the size of the history after 7 days of 16 engines (see `monitor_history.py`).
 - reading a day of one engine from that file, beside another process that writes without a pause, and beside the same
   event loop writing so: the 99th percentile against that without a writer.

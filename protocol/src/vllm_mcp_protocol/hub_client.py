@@ -165,12 +165,20 @@ class Hub:
         return MonitoringWindow.model_validate_json(await self._ask("GET", "/v1/metrics", params=query))
 
     async def series(
-        self, subject: str, names: Sequence[str], *, begin_s: float, end_s: float, resolution_s: float | None = None
+        self,
+        subjects: Sequence[str],
+        names: Sequence[str],
+        *,
+        begin_s: float,
+        end_s: float,
+        resolution_s: float | None = None,
     ) -> "list[Series]":
-        """Numbers over time: gauges, `rate:` and `increase:` of counters, `mean:` and `p99:` of histograms."""
+        """Numbers over time, of each subject by itself: gauges, `rate:` and `increase:` of counters, `mean:` and
+        `p99:` of histograms."""
         from vllm_mcp_protocol.monitoring import Series
 
-        query: dict[str, Any] = {"subject": subject, "names": "\n".join(names), "begin_s": begin_s, "end_s": end_s}
+        query: dict[str, Any] = {"begin_s": begin_s, "end_s": end_s}
+        query |= {"subjects": "\n".join(subjects), "names": "\n".join(names)}
         if resolution_s is not None:
             query["resolution_s"] = resolution_s
         answer = json.loads(await self._ask("GET", "/v1/metrics/series", params=query))

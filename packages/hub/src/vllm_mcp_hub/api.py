@@ -92,9 +92,9 @@ class MetricsAsked(Body):
 
 
 class SeriesAsked(Body):
-    subject: str = Field(min_length=1, max_length=400)
+    subjects: str = Field(min_length=1, max_length=4000)
     names: str = Field(min_length=1, max_length=4000)
-    """Separated by newlines."""
+    """Both separated by newlines."""
     begin_s: float
     end_s: float
     resolution_s: float | None = Field(default=None, ge=0, le=86_400)
@@ -251,8 +251,12 @@ async def metrics_series(hub: Supervisor, request: Request) -> Response:
     asked = SeriesAsked.model_validate(dict(request.query_params))
     begin_s = max(asked.begin_s, asked.end_s - LONGEST_SERIES_S)
     names = asked.names.splitlines()[:_MOST_SERIES]
-    found = await hub.monitoring.series(asked.subject, names, begin_s, asked.end_s, asked.resolution_s)
-    return JSONResponse([one.model_dump(mode="json") for one in found])
+    found = [
+        one.model_dump(mode="json")
+        for subject in asked.subjects.splitlines()[:_MOST_SERIES]
+        for one in await hub.monitoring.series(subject, names, begin_s, asked.end_s, asked.resolution_s)
+    ]
+    return JSONResponse(found)
 
 
 async def gpus(hub: Supervisor, _: Request) -> Response:

@@ -12,7 +12,7 @@ from vllm_mcp_hub.core.alerting.states import Observation
 from vllm_mcp_hub.core.monitoring.fleet import Fleet, Member
 from vllm_mcp_hub.core.monitoring.observing import engine_observations, gauge_observations
 from vllm_mcp_hub.core.monitoring.points import Point
-from vllm_mcp_hub.core.monitoring.series import measure_of, series_of, tier_for
+from vllm_mcp_hub.core.monitoring.series import in_steps, measure_of, series_of, tier_for
 from vllm_mcp_hub.host.bounded import Silent
 from vllm_mcp_hub.host.gpus import GpuReader
 from vllm_mcp_hub.host.host_stats import HostReader
@@ -208,14 +208,14 @@ class Monitoring:
         measures = {name: measure_of(name) for name in names}
         tier = tier_for(end_s - begin_s, resolution_s)
         step_s = max(tier.length_s, resolution_s or 0.0)
-        points = await self.monitor.series(subject, begin_s, end_s, tier)
+        points = in_steps(await self.monitor.series(subject, begin_s, end_s, tier), step_s)
         longest_s = 3 * max(step_s, self.monitor.interval_s)
         return [
             Series(
                 subject=subject,
                 name=name,
                 resolution_s=step_s or self.monitor.interval_s,
-                points=tuple(series_of(points, measure, step_s, longest_s)),
+                points=tuple(series_of(points, measure, longest_s)),
             )
             for name, measure in measures.items()
         ]

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field
 
 from vllm_mcp_protocol.model import EngineView
-from vllm_mcp_protocol.monitoring import Alert, EngineWatch, MonitoringWindow, SubjectWindow
+from vllm_mcp_protocol.monitoring import Alert, EngineWatch, MonitoringWindow, Series, SubjectWindow
 from vllm_mcp_protocol.serving.server import READ, SuiteServer
 from vllm_mcp_protocol.units import to_mib
 from vllm_performance_monitor.core import figures
@@ -194,24 +194,24 @@ def iso_time(at_s: float) -> str:
 async def _history(
     work: Workplace, subjects: Sequence[SubjectWindow], duration_s: float, resolution_s: float | None
 ) -> list[HistoryRow]:
-    rows: list[HistoryRow] = []
-    most = _MOST_HISTORY_POINTS // max(1, len(subjects) * len(_HISTORY))
+    if not subjects:
+        return []
+    most = _MOST_HISTORY_POINTS // (len(subjects) * len(_HISTORY))
     step_s = max(resolution_s or 0.0, duration_s / max(2, most))
     now_s = datetime.now(UTC).timestamp()
-    for one in subjects:
-        for series in await work.hub.series(
-            one.subject, _HISTORY, begin_s=now_s - duration_s, end_s=now_s, resolution_s=step_s
-        ):
-            shown = series.points[-most:]
-            rows.append(
-                HistoryRow(
-                    engine=one.subject.removeprefix("engine:"),
-                    metric=series.name,
-                    times=[iso_time(at_s) for at_s, _ in shown],
-                    values=[None if value is None else round(value, 4) for _, value in shown],
-                )
-            )
-    return rows
+    names = [one.subject for one in subjects]
+    found = await work.hub.series(names, _HISTORY, begin_s=now_s - duration_s, end_s=now_s, resolution_s=step_s)
+    return [_history_row(one, most) for one in found]
+
+
+def _history_row(series: Series, most: int) -> HistoryRow:
+    shown = series.points[-most:]
+    return HistoryRow(
+        engine=series.subject.removeprefix("engine:"),
+        metric=series.name,
+        times=[iso_time(at_s) for at_s, _ in shown],
+        values=[None if value is None else round(value, 4) for _, value in shown],
+    )
 
 
 def _notes(window: MonitoringWindow, shown: int, engines: int, rules: str) -> Iterable[str]:

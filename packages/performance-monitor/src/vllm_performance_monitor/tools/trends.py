@@ -198,16 +198,20 @@ async def _courses(
     found: list[_Course] = []
     for one in wanted:
         subjects = subjects_for(one, known, model_id)
-        for subject in subjects[:_MOST_LINES]:
-            series = await hub.series(subject, [one.series], begin_s=begin_s, end_s=end_s, resolution_s=step_s)
-            course = _Course(one, subject, _scaled(series, one.scale), series[0].resolution_s, len(subjects) > 1)
+        if not subjects:
+            continue
+        for series in await hub.series(
+            subjects[:_MOST_LINES], [one.series], begin_s=begin_s, end_s=end_s, resolution_s=step_s
+        ):
+            points = _scaled(series, one.scale)
+            course = _Course(one, series.subject, points, series.resolution_s, len(subjects) > 1)
             if any(value is not None for _, value in course.points):
                 found.append(course)
     return found[:_MOST_LINES]
 
 
-def _scaled(series: Sequence[Series], scale: float) -> list[tuple[float, float | None]]:
-    return [(at_s, None if value is None else value * scale) for one in series for at_s, value in one.points]
+def _scaled(series: Series, scale: float) -> list[tuple[float, float | None]]:
+    return [(at_s, None if value is None else value * scale) for at_s, value in series.points]
 
 
 async def _rule(work: Workplace, one: Named) -> AlertRuleView | None:

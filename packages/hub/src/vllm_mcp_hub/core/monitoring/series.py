@@ -1,7 +1,8 @@
 """One number of points: a gauge, a rate, a quantile. Pure."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
 
 from vllm_mcp_hub.core.monitoring.points import Point, together
 from vllm_mcp_hub.core.monitoring.timeline import MINUTE, QUARTER, RAW, Tier
@@ -60,31 +61,19 @@ def tier_for(duration_s: float, resolution_s: float | None) -> Tier:
     return QUARTER
 
 
-def series_of(
-    points: Sequence[Point], measure: Measure, resolution_s: float, longest_gap_s: float
-) -> Iterator[tuple[float, float | None]]:
-    """The measure in steps of `resolution_s` (0: each point); None stands where nothing was seen for longer than
-    `longest_gap_s`."""
+def series_of(points: Iterable[Point], measure: Measure, longest_gap_s: float) -> Iterator[tuple[float, float | None]]:
+    """The measure of each point; None stands where nothing was seen for longer than `longest_gap_s`."""
     last_s: float | None = None
-    for point in _in_steps(points, resolution_s):
+    for point in points:
         if last_s is not None and point.end_s - last_s > longest_gap_s:
             yield (last_s + longest_gap_s / 2, None)
         yield (round(point.end_s, 3), measure(point))
         last_s = point.end_s
 
 
-def _in_steps(points: Sequence[Point], resolution_s: float) -> Iterator[Point]:
+def in_steps(points: Sequence[Point], resolution_s: float) -> list[Point]:
+    """The points added up in steps of `resolution_s`; 0: as they are."""
     if not resolution_s:
-        yield from points
-        return
-    group: list[Point] = []
-    for point in points:
-        if group and point.end_s // resolution_s != group[0].end_s // resolution_s:
-            joined = together(group)
-            if joined is not None:
-                yield joined
-            group = []
-        group.append(point)
-    joined = together(group)
-    if joined is not None:
-        yield joined
+        return list(points)
+    steps = (together(group) for _, group in groupby(points, lambda point: point.end_s // resolution_s))
+    return [step for step in steps if step is not None]
