@@ -244,7 +244,7 @@ async def chores(hub: Supervisor, request: Request) -> Response:
 
 async def metrics(hub: Supervisor, request: Request) -> Response:
     asked = MetricsAsked.model_validate(dict(request.query_params))
-    return _json(hub.monitoring.window(asked.seconds, asked.subjects.splitlines()))
+    return _json(await hub.monitoring.window(asked.seconds, asked.subjects.splitlines()))
 
 
 async def metrics_series(hub: Supervisor, request: Request) -> Response:

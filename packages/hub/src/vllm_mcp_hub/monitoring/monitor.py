@@ -85,6 +85,8 @@ class Monitor:
         self.rounds = 0
         self.said: str | None = None
         """What was set aside, or why nothing is kept, in words."""
+        self.recalled = asyncio.Event()
+        """Set when the history was read, or cannot be."""
         self.after_round: Callable[[], None] = _nothing
         """Called after each round, before what was seen is written down."""
         self._watched = watched
@@ -111,6 +113,8 @@ class Monitor:
         except HistoryTrouble as error:
             self.said = f"no history of metrics is kept in {path}: {error}"
             log.warning("%s", self.said)
+        finally:
+            self.recalled.set()
 
     async def _let_go(self) -> None:
         """Of the history."""

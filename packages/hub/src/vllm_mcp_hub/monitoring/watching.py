@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,6 +43,9 @@ log = logging.getLogger(__name__)
 DATABASE = "metrics.db"
 ALERTS_EVERY_S = 4.0
 """They look at windows of a minute and more; a hub that samples each second need not add these up each second."""
+_RECALL_LIMIT_S = 10.0
+"""A question waits so long for the history; a week of 16 engines takes a second."""
+_RECALLING = "the history is still being read: what is older than this hub is missing"
 _SERVING = (EngineStatus.READY, EngineStatus.DRAINING)
 
 
@@ -173,8 +177,9 @@ class Monitoring:
 
     # -- questions --------------------------------------------------------------------------------------------------
 
-    def window(self, duration_s: float, subjects: Sequence[str] = ()) -> MonitoringWindow:
+    async def window(self, duration_s: float, subjects: Sequence[str] = ()) -> MonitoringWindow:
         """What the last `duration_s` seconds brought, of these subjects or of all."""
+        recalled = await self._recalled()
         now_s = time.time()
         found = []
         for subject in subjects or sorted(self.monitor.timelines):
@@ -185,10 +190,17 @@ class Monitoring:
             at_s=now_s,
             duration_s=duration_s,
             interval_s=self.monitor.interval_s,
-            note=self.monitor.said or "",
+            note=self.monitor.said or ("" if recalled else _RECALLING),
             engines=tuple(self._watches()),
             subjects=tuple(found),
         )
+
+    async def _recalled(self) -> bool:
+        """Wait for the history, as long as that is bearable."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_RECALL_LIMIT_S):
+                await self.monitor.recalled.wait()
+        return self.monitor.recalled.is_set()
 
     def _watches(self) -> Iterator[EngineWatch]:
         for engine_id, seen in self.monitor.engines.items():
@@ -206,6 +218,7 @@ class Monitoring:
     ) -> list[Series]:
         """Numbers over time. Raises BadInput for a name that is none."""
         measures = {name: measure_of(name) for name in names}
+        await self._recalled()
         tier = tier_for(end_s - begin_s, resolution_s)
         step_s = max(tier.length_s, resolution_s or 0.0)
         points = in_steps(await self.monitor.series(subject, begin_s, end_s, tier), step_s)
