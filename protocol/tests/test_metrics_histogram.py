@@ -152,16 +152,17 @@ def test_signs_of_a_restart() -> None:
     assert increase(before, other) == other
 
 
-@given(BOUNDS, BOUNDS, OBSERVED, OBSERVED)
-def test_two_histograms_together(
-    bounds: tuple[float, ...], others: tuple[float, ...], first: list[float], second: list[float]
-) -> None:
-    shared = tuple(sorted(set(bounds) & set(others)))
+@given(st.lists(st.tuples(BOUNDS, OBSERVED), min_size=1, max_size=4), st.booleans())
+def test_histograms_together(parts: list[tuple[tuple[float, ...], list[float]]], alike: bool) -> None:
+    if alike:
+        parts = [(parts[0][0], observed) for _, observed in parts]
+    histograms = [of(bounds, observed) for bounds, observed in parts]
+    shared = tuple(sorted(set.intersection(*(set(bounds) for bounds, _ in parts))))
     if not shared:
         with pytest.raises(BadHistogram, match="in common"):
-            add(of(bounds, first), of(others, second))
+            add(*histograms)
         return
-    found, expected = add(of(bounds, first), of(others, second)), of(shared, first + second)
+    found, expected = add(*histograms), of(shared, [value for _, observed in parts for value in observed])
     assert (found.bounds, found.counts) == (expected.bounds, expected.counts)
     assert found.sum == pytest.approx(expected.sum)
 

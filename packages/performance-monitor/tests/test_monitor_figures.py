@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllm_mcp_protocol.metrics.histogram import Histogram
-from vllm_performance_monitor.core.figures import latency
+from vllm_mcp_protocol.monitoring import GaugeStat, SubjectWindow
+from vllm_performance_monitor.core.figures import in_total, latency
 
 BOUNDS = (0.3, 0.5, 0.8, 1.0, 2.5)
 """As vLLM's of queue times begin, seconds."""
@@ -37,3 +38,28 @@ def test_the_true_quantile_lies_within_the_error(values: list[float]) -> None:
     assert told.p99_ms is not None
     assert told.p99_error_ms is not None
     assert abs(told.p99_ms - true_ms) <= told.p99_error_ms + 0.002
+
+
+def window(name: str, seen: Histogram, running: float, usage: float) -> SubjectWindow:
+    gauges = {"num_requests_running": running, "kv_cache_usage_perc": usage}
+    return SubjectWindow(
+        subject=f"engine:{name}",
+        begin_s=0,
+        end_s=60,
+        looks=12,
+        covered_s=60,
+        gauges={key: GaugeStat(value, value / 2, value * 2, value) for key, value in gauges.items()},
+        counters={"generation_tokens": 100 * running},
+        histograms={"e2e": seen},
+    )
+
+
+def test_engines_in_total() -> None:
+    other = Histogram((7.0, 9.0), (1.0, 2.0, 4.0), 60.0)  # of a version that counts in buckets of its own
+    few, many = counted([0.4] * 3), counted([0.9] * 6)
+    total = in_total([window("a", few, 1, 0.25), window("b", other, 2, 0.5), window("c", many, 3, 0.75)])
+    assert (total.covered_s, total.looks, total.counters) == (60, 36, {"generation_tokens": 600})
+    assert total.gauges["num_requests_running"] == GaugeStat(6, 3, 12, 6)
+    assert total.gauges["kv_cache_usage_perc"] == GaugeStat(0.5, 0.25, 1, 0.5)
+    assert total.histograms["e2e"].counts == counted([0.4] * 3 + [0.9] * 6).counts, "7 of another kind are fewer"
+    assert in_total([window("b", other, 2, 0.5)]).histograms["e2e"] == other
