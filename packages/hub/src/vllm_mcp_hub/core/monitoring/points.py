@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby, pairwise
 from operator import add, attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 from vllm_mcp_protocol.metrics.histogram import BadHistogram, Histogram
 from vllm_mcp_protocol.metrics.histogram import add as add_histograms
@@ -55,6 +55,22 @@ class Layout:
             raise ValueError("no layout of points") from error
 
 
+class Gauge(NamedTuple):
+    """A gauge in columns that add up."""
+
+    sum: float
+    times: float
+    """How often it was seen."""
+    low: float
+    high: float
+    last: float
+
+    def then(self, later: "Gauge") -> "Gauge":
+        """Both together."""
+        low, high = min(self.low, later.low), max(self.high, later.high)
+        return Gauge(self.sum + later.sum, self.times + later.times, low, high, later.last)
+
+
 @dataclass(frozen=True, slots=True)
 class Point:
     """From `begin_s` to `end_s` (Unix time). Its columns are never changed."""
@@ -73,6 +89,13 @@ class Point:
     lasts: "array[float]"
     counted: "array[float]"
     """Increases of counters, then of each histogram its counts and its sum."""
+    seen: "array[float] | None" = None
+    """In how many looks each gauge was seen, where that is not all of them."""
+
+    @property
+    def times(self) -> "array[float]":
+        """In how many looks each gauge was seen."""
+        return array("d", [self.looks]) * len(self.layout.gauges) if self.seen is None else self.seen
 
     def gauge(self, name: str) -> GaugeStat | None:
         """None when it was not seen."""
@@ -80,7 +103,8 @@ class Point:
             at = self.layout.gauges.index(name)
         except ValueError:
             return None
-        return GaugeStat(self.sums[at] / self.looks, self.lows[at], self.highs[at], self.lasts[at])
+        looks = self.looks if self.seen is None else self.seen[at]
+        return GaugeStat(self.sums[at] / looks, self.lows[at], self.highs[at], self.lasts[at])
 
     def counter(self, name: str) -> float | None:
         """How much it grew; None when it was not followed."""
@@ -90,8 +114,13 @@ class Point:
 
     @property
     def gauge_stats(self) -> dict[str, GaugeStat]:
-        stats = zip(self.layout.gauges, self.sums, self.lows, self.highs, self.lasts, strict=True)
-        return {name: GaugeStat(total / self.looks, low, high, last) for name, total, low, high, last in stats}
+        stats = zip(self.layout.gauges, self.sums, self.times, self.lows, self.highs, self.lasts, strict=True)
+        return {name: GaugeStat(total / times, low, high, last) for name, total, times, low, high, last in stats}
+
+    @property
+    def gauges(self) -> "dict[str, Gauge]":
+        columns = zip(self.sums, self.times, self.lows, self.highs, self.lasts, strict=True)
+        return dict(zip(self.layout.gauges, map(Gauge._make, columns), strict=True))
 
     @property
     def increases(self) -> dict[str, float]:
@@ -156,6 +185,7 @@ def _of_one_layout(points: Sequence[Point]) -> Point:
         array("d", map(max, *(point.highs for point in points))),
         last.lasts,
         _sums([point.counted for point in points]),
+        None if all(point.seen is None for point in points) else _sums([point.times for point in points]),
     )
 
 
@@ -165,11 +195,11 @@ def _sums(columns: Sequence["array[float]"]) -> "array[float]":
 
 
 def _of_two_layouts(one: Point, other: Point) -> Point:
-    """An engine shows a metric from some time on, or not any more. A gauge that one of them lacks keeps its mean."""
-    names = tuple(dict.fromkeys((*one.layout.gauges, *other.layout.gauges)))
+    """An engine shows a metric from some time on, or not any more."""
     looks = one.looks + other.looks
-    first, second = one.gauge_stats, other.gauge_stats
-    stats = [_joined(first.get(name), one.looks, second.get(name), other.looks) for name in names]
+    gauges = one.gauges
+    for name, later in other.gauges.items():
+        gauges[name] = gauges[name].then(later) if name in gauges else later
     counters = {
         name: one.increases.get(name, 0.0) + other.increases.get(name, 0.0)
         for name in dict.fromkeys((*one.layout.counters, *other.layout.counters))
@@ -177,28 +207,21 @@ def _of_two_layouts(one: Point, other: Point) -> Point:
     histograms = dict(one.histograms)
     for name, histogram in other.histograms.items():
         histograms[name] = _added(histograms.get(name), histogram)
-    made = make_point(one.begin_s, other.end_s, dict.fromkeys(names, 0.0), counters, histograms)
+    made = make_point(one.begin_s, other.end_s, dict.fromkeys(gauges, 0.0), counters, histograms)
+    sums, times, lows, highs, lasts = (array("d", [gauge[at] for gauge in gauges.values()]) for at in range(5))
     return Point(
         made.layout,
         one.begin_s,
         other.end_s,
         looks,
         one.covered_s + other.covered_s,
-        array("d", [stat.mean * looks for stat in stats]),
-        array("d", [stat.low for stat in stats]),
-        array("d", [stat.high for stat in stats]),
-        array("d", [stat.last for stat in stats]),
+        sums,
+        lows,
+        highs,
+        lasts,
         made.counted,
+        None if all(number == looks for number in times) else times,
     )
-
-
-def _joined(one: GaugeStat | None, looks: int, other: GaugeStat | None, other_looks: int) -> GaugeStat:
-    if one is None or other is None:
-        found = one or other
-        assert found is not None, "its name is of one of them"  # noqa: S101
-        return found
-    mean = (one.mean * looks + other.mean * other_looks) / (looks + other_looks)
-    return GaugeStat(mean, min(one.low, other.low), max(one.high, other.high), other.last)
 
 
 def _added(one: Histogram | None, other: Histogram) -> Histogram:
@@ -212,7 +235,9 @@ def _added(one: Histogram | None, other: Histogram) -> Histogram:
 
 def encode_point(point: Point) -> bytes:
     """Its columns, compressed; the layout is kept elsewhere, once."""
-    columns = (point.sums, point.lows, point.highs, point.lasts, point.counted)
+    columns = [point.sums, point.lows, point.highs, point.lasts, point.counted]
+    if point.seen is not None:
+        columns.append(point.seen)
     head = _HEAD.pack(point.begin_s, point.end_s, point.looks, point.covered_s)
     return zlib.compress(head + b"".join(column.tobytes() for column in columns), level=1)
 
@@ -227,7 +252,11 @@ def decode_point(layout: Layout, data: bytes) -> Point:
     values = array("d")
     values.frombytes(plain[_HEAD.size :][: (len(plain) - _HEAD.size) // 8 * 8])
     count = len(layout.gauges)
-    if len(values) != 4 * count + layout.ends[-1] or not looks:
+    counted_end = 4 * count + layout.ends[-1]
+    if len(values) not in (counted_end, counted_end + count) or not looks:
         raise ValueError("a point of another layout")
     sums, lows, highs, lasts = (values[at * count : (at + 1) * count] for at in range(4))
-    return Point(layout, begin_s, end_s, looks, covered_s, sums, lows, highs, lasts, values[4 * count :])
+    counted, seen = values[4 * count : counted_end], values[counted_end:] or None
+    if seen is not None and min(seen) < 1:
+        raise ValueError("a gauge that was never seen")
+    return Point(layout, begin_s, end_s, looks, covered_s, sums, lows, highs, lasts, counted, seen)
