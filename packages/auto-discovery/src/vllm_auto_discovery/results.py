@@ -6,8 +6,8 @@ from pydantic import Field
 
 from vllm_auto_discovery.core.abilities.architecture import Answer
 from vllm_auto_discovery.core.engines.rows import EngineRow
-from vllm_auto_discovery.core.rows import DeviceRow, ModelRow, ModelState, Part
-from vllm_mcp_protocol.serving.results import ToolResult
+from vllm_auto_discovery.core.rows import DeviceRow, ModelRow, ModelState
+from vllm_mcp_protocol.serving.results import Part, ToolResult
 
 SyncStatus = Literal["written", "planned", "unchanged", "undone"]
 DeletionStatus = Literal["deleted", "planned", "partly_deleted"]

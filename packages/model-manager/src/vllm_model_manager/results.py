@@ -2,16 +2,10 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from vllm_mcp_protocol.serving.results import ToolResult
+from vllm_mcp_protocol.serving.results import Part, ToolResult
 from vllm_model_manager.core.rows import ModelRow
-
-
-class Part(BaseModel):
-    """Base of what results are made of; its validator is built when it is first used."""
-
-    model_config = ConfigDict(defer_build=True)
 
 
 class ModelList(ToolResult):

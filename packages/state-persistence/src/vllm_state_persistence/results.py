@@ -2,15 +2,9 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from vllm_mcp_protocol.serving.results import ToolResult
-
-
-class Part(BaseModel):
-    """Base of what results are made of; its validator is built when it is first used."""
-
-    model_config = ConfigDict(defer_build=True)
+from vllm_mcp_protocol.serving.results import Part, ToolResult
 
 
 class SaveResult(ToolResult):

@@ -4,13 +4,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from vllm_auto_discovery.core.abilities.architecture import Answer
 from vllm_auto_discovery.core.abilities.claims import Capability, CapabilityName
 from vllm_mcp_protocol.memory_needs import Fit
 from vllm_mcp_protocol.model import Device, EngineView, ModelFacts
 from vllm_mcp_protocol.model_names import is_path
+from vllm_mcp_protocol.serving.results import Part
 from vllm_mcp_protocol.units import to_mib
 
 ModelState = Literal["complete", "partial", "corrupt", "adapter", "served", "remote"]
@@ -20,12 +21,6 @@ _ABILITIES = tuple(name for name in get_args(CapabilityName) if name != "support
 
 NO_CLAIMS: tuple[Capability, ...] = ()
 NO_FIT = Fit((), None, "not asked")
-
-
-class Part(BaseModel):
-    """Base of what results are made of; its validator is built when it is first used."""
-
-    model_config = ConfigDict(defer_build=True)
 
 
 class ModelRow(Part):

@@ -6,8 +6,8 @@ from typing import Literal
 from pydantic import Field
 
 from vllm_auto_discovery.core.engines.fingerprint import Fingerprint
-from vllm_auto_discovery.core.rows import Part
 from vllm_mcp_protocol.model import EngineStatus, EngineView
+from vllm_mcp_protocol.serving.results import Part
 
 EngineKind = Literal["managed", "attached", "configured", "found"]
 
