@@ -27,6 +27,9 @@ class Engine:
         self.answers: dict[str, bytes] = {}
         self.asked: list[tuple[str, dict[str, str], Any]] = []
         self.closed = asyncio.Event()
+        self.connections = 0
+        self.closes = False
+        """After each answer."""
 
     def set(self, path: str, body: Any, status: int = 200, headers: str = "") -> None:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -39,8 +42,9 @@ class Engine:
         self.answers[path] = head + chunks + (b"0\r\n\r\n" if end else b"")
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
         try:
-            while (request := await reader.readline()) != b"":
+            while not writer.is_closing() and (request := await reader.readline()) != b"":
                 path = request.split()[1].decode()
                 headers = {}
                 while (line := (await reader.readline()).decode().strip()) != "":
@@ -50,6 +54,8 @@ class Engine:
                 self.asked.append((path, headers, json.loads(body) if body else None))
                 writer.write(self.answers.get(path.partition("?")[0], b""))
                 await writer.drain()
+                if self.closes:
+                    writer.close()
         except ConnectionError:
             pass
         finally:
@@ -95,14 +101,14 @@ async def test_a_connection_that_was_not_made_is_tried_again(
 ) -> None:
     caplog.set_level(logging.DEBUG, "httpcore2.connection")
     late = tmp_path / "late.sock"
-    engine.set("/version", {"version": "0.32.0"})
+    engine.set("/v1/chat/completions", {"choices": []})
     async with EngineHttp(Endpoint(url="http://localhost", uds=str(late), served_name="m"), retries=3) as client:
-        asking = asyncio.create_task(client.version())
+        asking = asyncio.create_task(client.chat({"messages": []}))
         async with asyncio.timeout(10):
             while "connect_unix_socket.failed" not in caplog.text:
                 await asyncio.sleep(0.001)
         (tmp_path / "api.sock").rename(late)
-        assert await asking == "0.32.0"
+        assert await asking == {"choices": []}
 
 
 async def test_a_request_that_may_have_arrived_is_not_repeated(tmp_path: Path, engine: Engine) -> None:
@@ -112,6 +118,35 @@ async def test_a_request_that_may_have_arrived_is_not_repeated(tmp_path: Path, e
         with pytest.raises(EngineTimeout):
             await client.chat({"messages": []})
     assert len(engine.asked) == 1
+
+
+async def test_one_connection_serves_many_looks_and_a_closed_one_is_made_anew(http: EngineHttp, engine: Engine) -> None:
+    engine.set("/metrics", b"ok")
+    assert [await http.metrics() for _ in range(3)] == [b"ok"] * 3
+    assert engine.connections == 1
+    assert all(headers["authorization"] == f"Bearer {KEY}" for _, headers, _ in engine.asked)
+    engine.closes = True
+    assert [await http.metrics() for _ in range(3)] == [b"ok"] * 3
+    assert engine.connections == 3, "the first one served once more"
+    engine.stream("/metrics", b"o", b"k")
+    assert await http.metrics() == b"ok"
+
+
+async def test_a_look_that_is_given_up_leaves_no_half_answer(http: EngineHttp, engine: Engine) -> None:
+    engine.answers["/metrics"] = b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf"
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2):
+            await http.metrics()
+    engine.set("/metrics", b"ok")
+    assert await http.metrics() == b"ok"
+    assert engine.connections == 2
+
+
+@pytest.mark.parametrize("answer", [b"SSH-2.0-OpenSSH_9.2\r\n\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: x\r\n\r\n"])
+async def test_a_stranger_on_the_socket(http: EngineHttp, engine: Engine, answer: bytes) -> None:
+    engine.answers["/metrics"] = answer
+    with pytest.raises(EngineUnreachable, match="cannot be reached"):
+        await http.metrics()
 
 
 async def test_version_and_models(http: EngineHttp, engine: Engine) -> None:

@@ -17,10 +17,10 @@ from tests.bench.monitor_history import GPUS, Machine
 from vllm_mcp_hub.effects import carry_out
 from vllm_mcp_hub.monitoring.history import History
 from vllm_mcp_hub.monitoring.monitor import Monitor, Seen
-from vllm_mcp_hub.monitoring.scraping import Scraper
 from vllm_mcp_hub.monitoring.watching import ALERTS_EVERY_S
 from vllm_mcp_hub.remotes import Remote
 from vllm_mcp_hub.supervisor import Supervisor
+from vllm_mcp_protocol.engine_http import EngineHttp
 from vllm_mcp_protocol.metrics.reading import EngineReader, read_engine_metrics
 from vllm_mcp_protocol.model import EngineStatus
 from vllm_mcp_protocol.monitoring import MonitoringWish
@@ -125,7 +125,7 @@ def _check(monitor: Monitor, rounds: int) -> None:
 
 async def _pieces(folder: Path, engines: dict[str, Seen]) -> dict[str, float]:
     """Of one round over all engines: asking, reading what came, and keeping it."""
-    clients = [Scraper(seen.watched.endpoint) for seen in engines.values()]
+    clients = [EngineHttp(seen.watched.endpoint) for seen in engines.values()]
     texts = texts_of(RECORDED.read_text(encoding="utf-8"))
     reader = EngineReader()
     monitor = Monitor(list, dict, INTERVAL_S)

@@ -4,21 +4,25 @@ An engine is another program: its answers are bounded in size, its redirects are
 environment do not get between, and what it says about an error reaches the caller in its own words, without the key.
 """
 
+import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import cached_property
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import httpx2
 
 from vllm_mcp_protocol.errors import EngineRequestFailed, EngineTimeout, EngineUnreachable
+from vllm_mcp_protocol.http1 import BadHttp
 from vllm_mcp_protocol.metrics.exposition import parse_prometheus
 from vllm_mcp_protocol.model import Endpoint, JsonObject
 from vllm_mcp_protocol.units import MIB, format_seconds
+from vllm_mcp_protocol.wire import CutOff, Unreachable, Wire
 
 CONTROL_TIMEOUT_S = 10.0
-"""Health, models and gauges answer in milliseconds; an engine that needs longer hangs."""
+"""Health, models and gauges answer in milliseconds, under full load in tenths of a second."""
 
 MAX_CONTROL_BYTES = 4 * MIB
 """/metrics of an idle 0.32 has 60 KB, busy 100 KB for each model."""
@@ -27,6 +31,7 @@ MAX_ANSWER_BYTES = 64 * MIB
 """An answer with log probabilities of every token of a long completion has tens of megabytes."""
 
 MAX_EVENT_BYTES = 8 * MIB
+_CONTROLS_AT_ONCE = 8
 MAX_WORDS_CHARS = 600
 
 _RUNNING = frozenset({"vllm:num_requests_running"})
@@ -54,28 +59,36 @@ class Use(NamedTuple):
 class EngineHttp:
     """A client of one engine; an async context manager.
 
-    `timeout_s` bounds each wait for the engine to send something (for a stream: between two chunks).
-    `retries` repeats a connection that was not made (at once, after 0.5 s, 1 s, 2 s, …), never a request that may
-    have reached the engine.
+    What is only read (health, models, metrics, …) is asked over a `Wire`, because a hub asks it of every engine all the
+    time; it takes at most `CONTROL_TIMEOUT_S`. All else goes through httpx2: `timeout_s` bounds each wait for the
+    engine to send something (for a stream: between two chunks), and `retries` repeats a connection that was not made
+    (at once, after 0.5 s, 1 s, 2 s, …), never a request that may have reached the engine.
     Every method raises EngineUnreachable, EngineTimeout, or EngineRequestFailed with `status` in its details.
     """
 
     def __init__(self, endpoint: Endpoint, timeout_s: float = 600.0, *, retries: int = 0) -> None:
         self._endpoint = endpoint
         self._timeout_s = timeout_s
-        key = endpoint.api_key.get_secret_value() if endpoint.api_key is not None else ""
-        self._client = httpx2.AsyncClient(
+        self._retries = retries
+        self._key = endpoint.api_key.get_secret_value() if endpoint.api_key is not None else ""
+        self._headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        self._wire = Wire(endpoint.url, uds=endpoint.uds, limit=_CONTROLS_AT_ONCE, headers=self._headers)
+
+    @cached_property
+    def _client(self) -> httpx2.AsyncClient:
+        """Made when it is first needed, which takes half a millisecond; many engines are only looked at."""
+        endpoint, timeout_s = self._endpoint, self._timeout_s
+        return httpx2.AsyncClient(
             base_url=endpoint.url,
             # Loading the CA certificates takes 50 ms, and only https needs them.
             transport=httpx2.AsyncHTTPTransport(
-                uds=endpoint.uds, trust_env=False, retries=retries, verify=endpoint.url.startswith("https:")
+                uds=endpoint.uds, trust_env=False, retries=self._retries, verify=endpoint.url.startswith("https:")
             ),
-            headers={"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {key}"} if key else {}),
+            headers={"Accept-Encoding": "identity"} | self._headers,
             timeout=httpx2.Timeout(timeout_s, connect=min(timeout_s, CONTROL_TIMEOUT_S)),
             follow_redirects=False,
             trust_env=False,
         )
-        self._key = key
 
     def __repr__(self) -> str:
         return f"EngineHttp({self._endpoint.shown})"
@@ -90,28 +103,30 @@ class EngineHttp:
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._client.aclose()
+        await self._wire.aclose()
+        if "_client" in self.__dict__:
+            await self._client.aclose()
 
     async def healthy(self) -> bool:
         """Does the engine serve? False also when nobody listens yet, or it does not answer in time."""
         try:
-            await self._control("GET", "/health")
+            await self._control("/health")
         except EngineRequestFailed:
             return False
         return True
 
     async def version(self) -> str:
         """vLLM's version."""
-        return str(_object(await self._control("GET", "/version")).get("version", ""))
+        return str(_object(await self._control("/version")).get("version", ""))
 
     async def models(self) -> list[JsonObject]:
         """What it serves: `id`, `root`, `max_model_len`; adapters have a `parent`."""
-        data = _object(await self._control("GET", "/v1/models")).get("data")
+        data = _object(await self._control("/v1/models")).get("data")
         return [entry for entry in data if isinstance(entry, dict)] if isinstance(data, list) else []
 
     async def metrics(self) -> bytes:
         """What it says at /metrics, in Prometheus' text form; at most `MAX_CONTROL_BYTES`."""
-        return await self._control("GET", "/metrics")
+        return await self._control("/metrics")
 
     async def use(self) -> Use:
         """How much it has to do, over all models and replicas."""
@@ -119,7 +134,7 @@ class EngineHttp:
 
     async def is_sleeping(self) -> bool:
         """What the engine itself says; its dev routes must be on."""
-        return bool(_object(await self._control("GET", "/is_sleeping")).get("is_sleeping"))
+        return bool(_object(await self._control("/is_sleeping")).get("is_sleeping"))
 
     async def sleep(self, level: int = 1) -> None:
         """Free the GPU: level 1 keeps the weights in host memory, level 2 drops them. An answer proves nothing."""
@@ -167,9 +182,19 @@ class EngineHttp:
             raise self._failed(200, _words(chunk))
         return chunk
 
-    async def _control(self, method: str, path: str) -> bytes:
-        timeout_s = min(self._timeout_s, CONTROL_TIMEOUT_S)
-        return await self._ask(method, path, limit_bytes=MAX_CONTROL_BYTES, timeout_s=timeout_s)
+    async def _control(self, path: str) -> bytes:
+        """GET what is read only."""
+        limit_s = min(self._timeout_s, CONTROL_TIMEOUT_S)
+        try:
+            async with asyncio.timeout(limit_s), self._wire.ask("GET", path) as answer:
+                body = await _whole(answer.parts(), MAX_CONTROL_BYTES)
+        except TimeoutError as error:
+            raise self._silent("GET", path, limit_s) from error
+        except (Unreachable, CutOff, BadHttp) as error:
+            raise self._unreachable("GET", path, error) from error
+        if answer.head.status // 100 != 2:
+            raise self._refused(answer.head.status, answer.head.headers.get("location"), answer.head.reason, body)
+        return body
 
     async def _ask(
         self,
@@ -179,10 +204,9 @@ class EngineHttp:
         body: Mapping[str, Any] | None = None,
         params: Mapping[str, str] | None = None,
         limit_bytes: int = MAX_ANSWER_BYTES,
-        timeout_s: float | None = None,
     ) -> bytes:
-        async with self._answer(method, path, body=body, params=params, timeout_s=timeout_s) as response:
-            return await _read(response, limit_bytes)
+        async with self._answer(method, path, body=body, params=params) as response:
+            return await _whole(response.aiter_bytes(), limit_bytes)
 
     @asynccontextmanager
     async def _answer(
@@ -192,38 +216,41 @@ class EngineHttp:
         *,
         body: Mapping[str, Any] | None = None,
         params: Mapping[str, str] | None = None,
-        timeout_s: float | None = None,
     ) -> AsyncIterator[httpx2.Response]:
         """A response with a good status, its body still to be read."""
-        timeout = self._client.timeout if timeout_s is None else httpx2.Timeout(timeout_s)
         try:
-            async with self._client.stream(method, path, json=body, params=params, timeout=timeout) as response:
+            async with self._client.stream(method, path, json=body, params=params) as response:
                 if response.status_code // 100 != 2:
-                    raise await self._refused(response)
+                    words = await _whole(response.aiter_bytes(), MAX_CONTROL_BYTES)
+                    location = response.headers.get("location")
+                    raise self._refused(response.status_code, location, response.reason_phrase, words)
                 yield response
         except httpx2.TimeoutException as error:
-            limit_s = self._timeout_s if timeout_s is None else timeout_s
-            raise EngineTimeout(
-                f"The engine at {self._endpoint.shown} sent nothing for {format_seconds(limit_s)} ({method} {path}).",
-                suggestion="get-model-info shows how busy it is; a larger VLLM_TIMEOUT waits longer",
-                timeout_s=limit_s,
-            ) from error
+            raise self._silent(method, path, self._timeout_s) from error
         except (httpx2.RequestError, OSError) as error:
-            raise EngineUnreachable(
-                f"The engine at {self._endpoint.shown} cannot be reached: {_reason(error)} ({method} {path}).",
-                suggestion="list-models shows whether it runs; get-model-logs shows why not",
-            ) from error
+            raise self._unreachable(method, path, error) from error
 
-    async def _refused(self, response: httpx2.Response) -> EngineRequestFailed:
-        if response.is_redirect:
-            target = response.headers.get("location", "")[:200]
-            return self._failed(response.status_code, f"it redirects to {target}, which is never followed")
-        body = await _read(response, MAX_CONTROL_BYTES)
+    def _silent(self, method: str, path: str, limit_s: float) -> EngineTimeout:
+        return EngineTimeout(
+            f"The engine at {self._endpoint.shown} sent nothing for {format_seconds(limit_s)} ({method} {path}).",
+            suggestion="get-model-info shows how busy it is; a larger VLLM_TIMEOUT waits longer",
+            timeout_s=limit_s,
+        )
+
+    def _unreachable(self, method: str, path: str, error: Exception) -> EngineUnreachable:
+        return EngineUnreachable(
+            f"The engine at {self._endpoint.shown} cannot be reached: {_reason(error)} ({method} {path}).",
+            suggestion="list-models shows whether it runs; get-model-logs shows why not",
+        )
+
+    def _refused(self, status: int, location: str | None, reason: str, body: bytes) -> EngineRequestFailed:
+        if status // 100 == 3 and location is not None:
+            return self._failed(status, f"it redirects to {location[:200]}, which is never followed")
         try:
             words = _words(_object(body))
         except EngineRequestFailed:
             words = body.decode(errors="replace").strip()
-        return self._failed(response.status_code, words or response.reason_phrase)
+        return self._failed(status, words or reason)
 
     def _failed(self, status: int, words: str) -> EngineRequestFailed:
         shown = words.replace(self._key, "(hidden)") if self._key else words
@@ -231,18 +258,16 @@ class EngineHttp:
         return EngineRequestFailed(f"The engine answered {status}: {shown}", status=status, words=shown)
 
 
-async def _read(response: httpx2.Response, limit_bytes: int) -> bytes:
-    parts, size = [], 0
-    async for part in response.aiter_bytes():
+async def _whole(parts: AsyncIterable[bytes], limit_bytes: int) -> bytes:
+    content, size = [], 0
+    async for part in parts:
         size += len(part)
         if size > limit_bytes:
             raise EngineRequestFailed(
-                f"The engine's answer is larger than {limit_bytes // MIB} MiB.",
-                status=response.status_code,
-                limit_bytes=limit_bytes,
+                f"The engine's answer is larger than {limit_bytes // MIB} MiB.", limit_bytes=limit_bytes
             )
-        parts.append(part)
-    return b"".join(parts)
+        content.append(part)
+    return b"".join(content)
 
 
 async def _events(response: httpx2.Response) -> AsyncIterator[str]:

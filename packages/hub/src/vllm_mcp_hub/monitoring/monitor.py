@@ -20,7 +20,7 @@ from vllm_mcp_hub.core.monitoring.keeping import Ages, HistoryTrouble, Kept
 from vllm_mcp_hub.core.monitoring.observing import Moving
 from vllm_mcp_hub.core.monitoring.points import Point, make_point
 from vllm_mcp_hub.core.monitoring.timeline import MINUTE, QUARTER, RAW, Finished, Tier, Timeline
-from vllm_mcp_hub.monitoring.scraping import Scraper
+from vllm_mcp_protocol.engine_http import EngineHttp
 from vllm_mcp_protocol.errors import EngineRequestFailed
 from vllm_mcp_protocol.metrics.arrangement import EngineReading
 from vllm_mcp_protocol.metrics.reading import EngineReader
@@ -59,7 +59,7 @@ class Seen:
     """What is remembered of a watched engine between looks."""
 
     watched: Watched
-    scraper: Scraper
+    http: EngineHttp
     reader: EngineReader = field(default_factory=EngineReader)
     following: Following = field(default_factory=Following)
     moving: Moving = field(default_factory=Moving)
@@ -187,18 +187,18 @@ class Monitor:
         now = {one.id: one for one in watched}
         for engine_id in self.engines.keys() - now.keys():
             seen = self.engines.pop(engine_id)
-            task = asyncio.get_running_loop().create_task(seen.scraper.aclose())
+            task = asyncio.get_running_loop().create_task(seen.http.aclose())
             self._looking[f"closing {engine_id}"] = task
         for engine_id, one in now.items():
             if engine_id not in self.engines:
-                self.engines[engine_id] = Seen(one, Scraper(one.endpoint))
+                self.engines[engine_id] = Seen(one, EngineHttp(one.endpoint, timeout_s=LOOK_LIMIT_S))
         for name in [name for name, task in self._looking.items() if task.done() and name not in now]:
             del self._looking[name]
 
     async def _look_at(self, seen: Seen) -> None:
         try:
             async with asyncio.timeout(LOOK_LIMIT_S):
-                text = await seen.scraper.metrics()
+                text = await seen.http.metrics()
         except (EngineRequestFailed, TimeoutError) as error:
             seen.answers, seen.trouble = False, str(error) or "it did not answer in time"
             return
@@ -259,7 +259,7 @@ class Monitor:
         await self._write()
         await self._let_go()
         for seen in self.engines.values():
-            await seen.scraper.aclose()
+            await seen.http.aclose()
 
     # -- questions --------------------------------------------------------------------------------------------------
 
