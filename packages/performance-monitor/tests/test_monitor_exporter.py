@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from email.message import Message
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from prometheus_client import Metric
@@ -24,7 +24,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.hubs import ROOT, HubSite
 from tests.monitor_desk import QUICK, MonitorDesk
 from vllm_mcp_protocol.engine_http import EngineHttp
-from vllm_mcp_protocol.errors import ErrorInfo, HubUnavailable
+from vllm_mcp_protocol.errors import ErrorInfo
 from vllm_mcp_protocol.metrics.exposition import parse_prometheus
 from vllm_mcp_protocol.metrics.histogram import Histogram
 from vllm_mcp_protocol.model import Device, EngineStatus, EngineView
@@ -37,8 +37,7 @@ from vllm_mcp_protocol.monitoring import (
 )
 from vllm_performance_monitor.core import figures
 from vllm_performance_monitor.core.exposition import Family, families
-from vllm_performance_monitor.exporter import Figures, NoFigures, encoded
-from vllm_performance_monitor.workplace import Workplace
+from vllm_performance_monitor.exporter import encoded
 
 pytestmark = pytest.mark.anyio
 
@@ -244,51 +243,6 @@ def test_dashboard_and_rules_ask_only_for_what_is_told() -> None:
         "x:y_total",
         "z",
     }
-
-
-# Asking the hub
-
-
-class SlowHub:
-    """Stands where the hub does, and counts."""
-
-    def __init__(self) -> None:
-        self.asked, self.fails, self.interval_s = 0, False, 5.0
-
-    async def window(self, duration_s: float) -> MonitoringWindow:
-        self.asked += 1
-        await asyncio.sleep(0.05)
-        if self.fails:
-            raise HubUnavailable("no hub runs")
-        return window(engines=[watch("m")]).model_copy(update={"interval_s": self.interval_s, "duration_s": duration_s})
-
-    async def alerts(self) -> Any:
-        return type("Alerts", (), {"active": ()})
-
-    async def state(self) -> Any:
-        return type("State", (), {"engines": (), "devices": ()})
-
-    @property
-    def hub(self) -> "SlowHub":
-        return self
-
-
-async def test_many_scrapes_are_one_question_for_a_second_also_when_it_fails() -> None:
-    hub = SlowHub()
-    told = Figures(cast(Workplace, hub))
-    answers = await asyncio.gather(*(told.now() for _ in range(20)))
-    assert (hub.asked, {len(one) for one in answers}) == (1, {len(answers[0])})
-    hub.fails = True
-    await asyncio.sleep(1.1)
-    failed = await asyncio.gather(*(told.now() for _ in range(20)), return_exceptions=True)
-    assert hub.asked == 2
-    assert all(isinstance(one, NoFigures) and "no hub runs" in str(one) for one in failed)
-
-
-async def test_a_hub_that_looks_seldom_is_asked_for_more_than_a_minute() -> None:
-    hub = SlowHub()
-    hub.interval_s = 100.0
-    assert values(await Figures(cast(Workplace, hub)).now(), "vllm_mcp_window_seconds") == {(): 400}
 
 
 # The process
