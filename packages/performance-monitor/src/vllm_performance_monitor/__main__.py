@@ -1,4 +1,4 @@
-"""The command `vllm-performance-monitor`: the server, and the exporter for Prometheus by hand."""
+"""The command `vllm-performance-monitor`: the server, and by hand the exporter for Prometheus and the live page."""
 
 import sys
 

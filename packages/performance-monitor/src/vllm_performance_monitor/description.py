@@ -52,5 +52,5 @@ DESCRIPTION = ServerDescription(
     command="vllm-performance-monitor",
     module_build="vllm_performance_monitor.server:build_server",
     environment=(*(EnvVar(name) for name in _VARIABLES), *_THRESHOLDS),
-    by_hand=("exporter",),
+    by_hand=("exporter", "dashboard"),
 )

@@ -12,6 +12,8 @@ from vllm_mcp_protocol.errors import PortInUse, SettingError, Unauthorized
 from vllm_mcp_protocol.serving.results import compact_json, failure_payload
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from starlette.types import ASGIApp, Receive, Scope, Send
 
     from vllm_mcp_protocol.serving.server import SuiteServer
@@ -82,8 +84,16 @@ async def serve_http(server: "SuiteServer", host: str, port: int, token: str | N
     await serve_app(http_app(server, host, token), server.name, host, port, PATH)
 
 
-async def serve_app(app: "ASGIApp", name: str, host: str, port: int, path: str) -> None:
-    """Serve any application like that; `name` and `path` are for the line that says where it listens.
+async def serve_app(
+    app: "ASGIApp",
+    name: str,
+    host: str,
+    port: int,
+    path: str,
+    listening: "Callable[[str], object] | None" = None,
+) -> None:
+    """Serve any application like that; `name` and `path` are for the line that says where it listens, and `listening`
+    is told that address, too.
 
     Raises PortInUse.
     """
@@ -102,6 +112,8 @@ async def serve_app(app: "ASGIApp", name: str, host: str, port: int, path: str) 
     with listener:
         address = f"http://{_bracketed(host)}:{listener.getsockname()[1]}{path}"
         print(f"{name} listens on {address}", file=sys.stderr, flush=True)
+        if listening is not None:
+            listening(address)
         await uvicorn.Server(config).serve(sockets=[listener])
 
 
