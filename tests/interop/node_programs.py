@@ -34,7 +34,7 @@ def _installed() -> Path:
     """The folder of all commands, installed when it is not there yet."""
     if shutil.which("npm") is None:
         pytest.skip("npm is not installed; it comes with Node.js")
-    folder = _cache() / "npm"
+    folder = cache() / "npm"
     folder.mkdir(parents=True, exist_ok=True)
     complete = folder / "complete"
     wanted = "\n".join(PROGRAMS)
@@ -64,6 +64,6 @@ def run(
     )
 
 
-def _cache() -> Path:
+def cache() -> Path:
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "vllm-mcp-tests"

@@ -8,12 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from email.message import Message
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.hubs import HubSite
-from tests.monitor_desk import QUICK, MonitorDesk
+from tests.monitor_desk import QUICK, MonitorDesk, got, served
 from vllm_mcp_protocol.errors import ErrorInfo
 from vllm_mcp_protocol.model import Device, EngineStatus, EngineView, Phase, PhaseTime, StartFacts
 from vllm_mcp_protocol.monitoring import EngineWatch, GaugeValues, MonitoringWindow, Series, SubjectWindow
@@ -115,13 +111,11 @@ def test_figures_are_those_of_engines_that_answer() -> None:
 
 
 def test_a_dead_engine_says_why_and_a_stuck_one_for_how_long() -> None:
-    dead = view("a", EngineStatus.STOPPED, failure=DIED, measured_bytes=7)
+    dead = view("a", EngineStatus.STOPPED, failure=DIED, measured_bytes=7, devices=("0",))
     stuck = view("b")
     rows = engine_rows(window(engines=[watch(stuck, stuck_s=130.0)]), [dead, stuck])
-    assert (rows[0].state, rows[0].level, rows[0].trouble, rows[0].suggestion, rows[0].memory_bytes) == (
-        *("failed", "bad", "it died", "load it again"),
-        None,
-    )
+    assert (rows[0].state, rows[0].level, rows[0].trouble) == ("failed", "bad", "it died")
+    assert (rows[0].suggestion, rows[0].memory_bytes, rows[0].devices) == ("load it again", None, ())
     assert (rows[1].state, rows[1].level) == ("stuck for 130 s", "bad")
 
 
@@ -144,7 +138,8 @@ def test_a_start_tells_what_is_over_what_is_under_way_and_what_usually_follows()
     ready = view("b", phase=Phase.READY, start_facts=phases((Phase.LAUNCH, 1.0), (Phase.SERVER, 2.0)), elapsed_s=3.0)
     waiting = view("c", EngineStatus.QUEUED)
     failed = view("d", EngineStatus.STOPPED, failure=DIED, phase=Phase.PROFILE, start_facts=phases((Phase.LAUNCH, 1.0)))
-    rows = start_rows([ready, loading, waiting, failed, view("remote", remote=True)])
+    died = view("e", EngineStatus.STOPPED, failure=DIED, start_facts=begun, ready_at=1.0)
+    rows = start_rows([ready, loading, waiting, failed, died, view("remote", remote=True)])
     told = {one.name: [(phase.phase, phase.state, phase.seconds) for phase in one.phases] for one in rows}
     assert [(one.name, one.state) for one in rows] == [
         *(("a", "runs"), ("c", "waits")),
@@ -166,7 +161,8 @@ def test_gpus_are_in_order_and_of_a_lost_one_only_that_is_told() -> None:
         subject("gpu:10", gpu_lost=1.0, gpu_utilization_percent=50.0),
         subject("gpu:2", gpu_lost=0.0, gpu_power_watts=310.0, gpu_throttled=1.0, gpu_throttled_power=1.0),
     )
-    two, ten = gpu_rows(seen, devices, [view("a", devices=("2", "10"))])
+    gone = view("b", EngineStatus.STOPPED, devices=("2",))
+    two, ten = gpu_rows(seen, devices, [view("a", devices=("2", "10")), gone])
     assert (two.id, two.name, two.lost, two.power_watts, two.utilization_percent) == ("2", "H100", False, 310.0, None)
     assert (two.throttled_by, two.engines) == ("power", ("a",))
     assert (ten.id, ten.lost, ten.utilization_percent) == ("10", True, None)
@@ -236,33 +232,6 @@ def test_a_subject_is_asked_for_in_one_question() -> None:
 # The process
 
 
-@contextmanager
-def dashboard(site: HubSite, *words: str, **variables: str) -> Iterator[str]:
-    """The address of a running one, without the slash at its end."""
-    command = [sys.executable, "-m", "vllm_performance_monitor", "dashboard", "--port", "0", *words]
-    env = site.env | {"MONITOR_INTERVAL_MS": "200"} | variables
-    with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stderr is not None
-            line = process.stderr.readline()
-            assert "listens on http://" in line, line
-            yield line.rpartition(" ")[2].strip().removesuffix("/")
-        finally:
-            process.terminate()
-            assert process.wait(LIMIT_S) == -signal.SIGTERM  # as uvicorn ends
-
-
-def got(address: str, **headers: str) -> tuple[int, str, Message]:
-    """Status, text and headers."""
-    request = urllib.request.Request(address, headers=headers)
-    try:
-        with urllib.request.urlopen(request, timeout=LIMIT_S) as answer:
-            return answer.status, answer.read().decode(), answer.headers
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.read().decode(), error.headers
-
-
 async def told_when(address: str, holds: Callable[[Mapping[str, Any]], Any]) -> dict[str, Any]:
     """The figures as soon as `holds` is true of them."""
     begun_s = time.monotonic()
@@ -278,8 +247,8 @@ async def told_when(address: str, holds: Callable[[Mapping[str, Any]], Any]) -> 
 async def test_the_page_is_told_how_the_engines_are_and_that_the_hub_is_gone(desk: MonitorDesk) -> None:
     engine_id = await desk.loaded()
     site = desk.site
-    with dashboard(site) as address:
-        page = await told_when(f"{address}/figures", lambda told: told["engines"] and told["engines"][0]["figures"])
+    with served(site, "dashboard") as address:
+        page = await told_when(f"{address}figures", lambda told: told["engines"] and told["engines"][0]["figures"])
         assert [(one["name"], one["state"]) for one in page["engines"]] == [("org/small", "ready")]
         assert [(one["name"], one["state"]) for one in page["starts"]] == [("org/small", "done")]
         assert [(one["id"], one["name"], one["engines"]) for one in page["gpus"]] == [
@@ -287,41 +256,41 @@ async def test_the_page_is_told_how_the_engines_are_and_that_the_hub_is_gone(des
             ("1", "Fake H100", []),
         ]
         assert page["engines"][0]["figures"]["latency"]["ttft"]["p99_ms"] is None  # the fake engine measures none
-        page = await told_when(f"{address}/figures", lambda told: len(told["course"]["charts"]) == 8)
+        page = await told_when(f"{address}figures", lambda told: len(told["course"]["charts"]) == 8)
         for seconds in RANGES:
-            assert got(f"{address}/figures?seconds={seconds}")[0] == 200
+            assert got(f"{address}figures?seconds={seconds}")[0] == 200
         for wrong in ("1", "x", "٣", "9" * 30, "-900"):
-            status, text, _ = got(f"{address}/figures?seconds={urllib.parse.quote(wrong)}")
+            status, text, _ = got(f"{address}figures?seconds={urllib.parse.quote(wrong)}")
             assert (status, "is none of 900" in text) == (400, True)
 
         for pid in site.members(engine_id):
             os.kill(pid, signal.SIGKILL)
-        page = await told_when(f"{address}/figures", lambda told: told["engines"][0]["state"] == "failed")
+        page = await told_when(f"{address}figures", lambda told: told["engines"][0]["state"] == "failed")
         assert (page["engines"][0]["figures"], page["total"]) == (None, None)
         assert page["engines"][0]["trouble"]
 
         site.kill_hub()
         await asyncio.sleep(1.1)
-        status, text, _ = got(f"{address}/figures")
+        status, text, _ = got(f"{address}figures")
         assert (status, "no hub runs" in json.loads(text)["problem"]) == (503, True)
         assert site.hub_pids() == []  # none was started for that
         async with site.client() as hub:
             await hub.state()
-        await told_when(f"{address}/figures", lambda told: told["gpus"])
+        await told_when(f"{address}figures", lambda told: told["gpus"])
 
 
 def test_its_files_may_do_nothing_but_show_the_figures_to_this_machine(site: HubSite) -> None:
-    with dashboard(site) as address:
-        for path in ("/", "/dashboard.js", "/dashboard.css", "/icon.svg", "/no-such-file"):
+    with served(site, "dashboard") as address:
+        for path in ("", "dashboard.js", "dashboard.css", "icon.svg", "no-such-file"):
             _, _, headers = got(f"{address}{path}")
             policy = dict(one.strip().split(" ", 1) for one in headers["content-security-policy"].split(";"))
             assert policy["default-src"] == policy["frame-ancestors"] == policy["base-uri"] == "'none'"
             assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
             assert headers["x-content-type-options"] == "nosniff"
             assert got(f"{address}{path}", Host="evil.example:9401")[0] == 421
-        assert got(f"{address}/figures", Host="evil.example:9401")[0] == 421
-        assert got(f"{address}/figures")[2]["cache-control"] == "no-store"
-        for path in ("/../exporter.py", "/..%2fexporter.py", "/%2e%2e/exporter.py"):
+        assert got(f"{address}figures", Host="evil.example:9401")[0] == 421
+        assert got(f"{address}figures")[2]["cache-control"] == "no-store"
+        for path in ("../exporter.py", "..%2fexporter.py", "%2e%2e/exporter.py"):
             assert got(f"{address}{path}")[0] == 404
 
 
@@ -329,11 +298,11 @@ def test_another_address_than_loopback_needs_a_token_for_the_figures(site: HubSi
     command = [sys.executable, "-m", "vllm_performance_monitor", "dashboard", "--host", "0.0.0.0", "--port", "0"]
     refused = subprocess.run(command, env=site.env, capture_output=True, text=True, timeout=LIMIT_S, check=False)
     assert (refused.returncode, "VLLM_MCP_TOKEN" in refused.stderr) == (1, True)
-    with dashboard(site, "--host", "0.0.0.0", VLLM_MCP_TOKEN="a-token-of-the-tests") as address:
+    with served(site, "dashboard", "--host", "0.0.0.0", VLLM_MCP_TOKEN="a-token-of-the-tests") as address:
         assert "a-token-of-the-tests" not in address
         here = address.replace("0.0.0.0", "127.0.0.1")
-        assert got(f"{here}/")[0] == 200  # the files hold nothing
-        assert got(f"{here}/figures")[0] == 401
-        assert got(f"{here}/figures?token=a-token-of-the-tests")[0] == 401
-        assert got(f"{here}/figures", Authorization="Bearer another")[0] == 401
-        assert got(f"{here}/figures", Authorization="Bearer a-token-of-the-tests")[0] == 503  # let in; no hub runs
+        assert got(f"{here}")[0] == 200  # the files hold nothing
+        assert got(f"{here}figures")[0] == 401
+        assert got(f"{here}figures?token=a-token-of-the-tests")[0] == 401
+        assert got(f"{here}figures", Authorization="Bearer another")[0] == 401
+        assert got(f"{here}figures", Authorization="Bearer a-token-of-the-tests")[0] == 503  # let in; no hub runs

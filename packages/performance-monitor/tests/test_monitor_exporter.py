@@ -8,11 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from email.message import Message
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +18,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.hubs import ROOT, HubSite
-from tests.monitor_desk import QUICK, MonitorDesk
+from tests.monitor_desk import QUICK, MonitorDesk, got, served
 from vllm_mcp_protocol.engine_http import EngineHttp
 from vllm_mcp_protocol.errors import ErrorInfo
 from vllm_mcp_protocol.metrics.exposition import parse_prometheus
@@ -248,33 +244,6 @@ def test_dashboard_and_rules_ask_only_for_what_is_told() -> None:
 # The process
 
 
-@contextmanager
-def exporter(site: HubSite, *words: str, **variables: str) -> Iterator[str]:
-    """The address of a running one."""
-    command = [sys.executable, "-m", "vllm_performance_monitor", "exporter", "--port", "0", *words]
-    env = site.env | {"MONITOR_INTERVAL_MS": "200"} | variables
-    with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stderr is not None
-            line = process.stderr.readline()
-            assert "listens on http://" in line, line
-            yield line.rpartition(" ")[2].strip()
-        finally:
-            process.terminate()
-            assert process.wait(LIMIT_S) == -signal.SIGTERM  # as uvicorn ends
-
-
-def scraped(address: str, **headers: str) -> tuple[int, str, Message]:
-    """Status, text and headers."""
-    request = urllib.request.Request(address, headers=headers)
-    try:
-        with urllib.request.urlopen(request, timeout=LIMIT_S) as answer:
-            return answer.status, answer.read().decode(), answer.headers
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.read().decode(), error.headers
-
-
 def by_name(found: Iterable[Metric]) -> dict[str, Metric]:
     return {one.name: one for one in found}
 
@@ -283,7 +252,7 @@ async def scraped_when(address: str, holds: Callable[[Mapping[str, set[float]]],
     """What a scrape tells as soon as `holds` is true of the values by their metric's name."""
     begun_s = time.monotonic()
     while True:
-        status, text, _ = await asyncio.to_thread(scraped, address)
+        status, text, _ = await asyncio.to_thread(got, address)
         found = by_name(text_string_to_metric_families(text)) if status == 200 else {}
         if holds({name: {one.value for one in metric.samples} for name, metric in found.items()}):
             return found
@@ -294,7 +263,7 @@ async def scraped_when(address: str, holds: Callable[[Mapping[str, set[float]]],
 async def test_prometheus_scrapes_a_hub_and_is_told_in_words_when_it_is_gone(desk: MonitorDesk) -> None:
     engine_id = await desk.loaded()
     site = desk.site
-    with exporter(site) as address:
+    with served(site, "exporter") as address:
         await scraped_when(address, lambda told: told.get("vllm_mcp_engine_up") == {1})
         async with site.client() as hub, hub.lease("org/small") as endpoint, EngineHttp(endpoint) as http:
             for _ in range(5):
@@ -313,14 +282,14 @@ async def test_prometheus_scrapes_a_hub_and_is_told_in_words_when_it_is_gone(des
         assert "vllm_mcp_host_memory_used_bytes" not in found
         assert "vllm_mcp_engine_latency_seconds" not in found  # the fake engine measures none
 
-        _, text, headers = scraped(address, Accept=OPENMETRICS)
+        _, text, headers = got(address, Accept=OPENMETRICS)
         assert headers["content-type"].startswith("application/openmetrics-text")
         told = by_name(openmetrics_families(text))  # type: ignore[no-untyped-call]
         assert told.keys() >= found.keys() - {"vllm_mcp_alert_active"}
-        _, text, headers = scraped(address)
+        _, text, headers = got(address)
         assert headers["content-type"].startswith("text/plain")
-        assert scraped(address, Host="evil.example:9400")[0] == 421
-        assert scraped(address.removesuffix("metrics"))[0] == 404
+        assert got(address, Host="evil.example:9400")[0] == 421
+        assert got(address.removesuffix("metrics"))[0] == 404
 
         for pid in site.members(engine_id):
             os.kill(pid, signal.SIGKILL)
@@ -329,7 +298,7 @@ async def test_prometheus_scrapes_a_hub_and_is_told_in_words_when_it_is_gone(des
 
         site.kill_hub()
         await asyncio.sleep(1.1)
-        status, text, _ = scraped(address)
+        status, text, _ = got(address)
         assert (status, "no hub runs" in text) == (503, True)
         assert site.hub_pids() == []  # none was started for that
         async with site.client() as hub:
@@ -341,8 +310,8 @@ def test_another_address_than_loopback_needs_a_token(site: HubSite) -> None:
     command = [sys.executable, "-m", "vllm_performance_monitor", "exporter", "--host", "0.0.0.0", "--port", "0"]
     refused = subprocess.run(command, env=site.env, capture_output=True, text=True, timeout=LIMIT_S, check=False)
     assert (refused.returncode, "VLLM_MCP_TOKEN" in refused.stderr) == (1, True)
-    with exporter(site, "--host", "0.0.0.0", VLLM_MCP_TOKEN="a-token-of-the-tests") as address:
+    with served(site, "exporter", "--host", "0.0.0.0", VLLM_MCP_TOKEN="a-token-of-the-tests") as address:
         here = address.replace("0.0.0.0", "127.0.0.1")
-        assert scraped(here)[0] == 401
-        assert scraped(here, Authorization="Bearer another")[0] == 401
-        assert scraped(here, Authorization="Bearer a-token-of-the-tests")[0] == 503  # let in; no hub runs
+        assert got(here)[0] == 401
+        assert got(here, Authorization="Bearer another")[0] == 401
+        assert got(here, Authorization="Bearer a-token-of-the-tests")[0] == 503  # let in; no hub runs

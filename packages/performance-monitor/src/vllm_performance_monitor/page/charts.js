@@ -11,11 +11,14 @@ const NEAR = 1 / 40;
 /** So much of the width a value may be away from where the pointer is. */
 
 const views = [];
+const numbers = new Map();
+/** Of subjects: the same colour and shape in every chart, for as long as the subject is there. */
 
 /** Draw `course.charts`; what is there stays where it is. */
 export function showCharts(course) {
   const left = course.left_out;
   say(at("left-out"), left ? `${count(left, "engine or GPU", "engines and GPUs")} without lines, for want of room.` : "");
+  giveNumbers(new Set(course.charts.flatMap((chart) => chart.lines.map((line) => line.subject))));
   const host = at("charts");
   while (views.length > course.charts.length) views.pop().figure.remove();
   course.charts.forEach((chart, place) => {
@@ -27,6 +30,18 @@ export function showCharts(course) {
   });
   if (course.charts.length === 0) show(host, [el("p", { class: "quiet" }, "Nothing was seen in this time.")]);
   else host.querySelector(":scope > p")?.remove();
+}
+
+function giveNumbers(subjects) {
+  for (const gone of [...numbers.keys()].filter((one) => !subjects.has(one))) numbers.delete(gone);
+  for (const kind of [(one) => one.startsWith("GPU "), (one) => !one.startsWith("GPU ")]) {
+    for (const subject of [...subjects].filter((one) => kind(one) && !numbers.has(one))) {
+      const taken = new Set([...numbers].filter(([one]) => kind(one)).map(([, number]) => number));
+      let free = 0;
+      while (taken.has(free)) free += 1;
+      numbers.set(subject, free);
+    }
+  }
 }
 
 const resized = new ResizeObserver((entries) => {
@@ -126,7 +141,7 @@ function valueAt(line, seconds, span) {
 function legendHead(when, parts) {
   const column = (...words) => el("th", { scope: "col" }, ...words);
   if (parts.length === 0) return el("tr", {}, el("td", {}), column(when), column("least"), column("most"));
-  return el("tr", {}, column(when), ...parts.map((one) => column(swatch({ ...one, number: null }), one.part)));
+  return el("tr", {}, column(when), ...parts.map((one) => column(swatch({ ...one, subject: null }), one.part)));
 }
 
 function legendRow(lines, value) {
@@ -137,14 +152,14 @@ function legendRow(lines, value) {
 }
 
 const classOf = (line) => `line ${colourOf(line)}${line.dashed ? " dashed" : ""}`;
-const colourOf = (line) => (line.number === null ? "any-line" : `line-${line.number % COLOURS}`);
+const colourOf = ({ subject }) => (subject === null ? "any-line" : `line-${numbers.get(subject) % COLOURS}`);
 
 function swatch(line) {
   return shape(
     "svg",
     { viewBox: "0 0 28 12", class: "swatch", "aria-hidden": "true" },
     shape("path", { d: "M0 6H28", class: classOf(line) }),
-    line.dashed || line.number === null ? null : dot(line, 14, 6),
+    line.dashed || line.subject === null ? null : dot(line, 14, 6),
   );
 }
 
@@ -157,7 +172,7 @@ function dot(line, x, y) {
     () => shape("path", { d: `M${x} ${y - d}L${x + d} ${y + r}H${x - d}Z` }),
     () => shape("path", { d: `M${x} ${y - d}L${x + d} ${y}L${x} ${y + d}L${x - d} ${y}Z` }),
   ];
-  const made = shapes[line.number % shapes.length]();
+  const made = shapes[numbers.get(line.subject) % shapes.length]();
   made.setAttribute("class", `dot ${colourOf(line)}`);
   return made;
 }

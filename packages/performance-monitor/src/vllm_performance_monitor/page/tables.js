@@ -44,19 +44,24 @@ const missing = () => el("span", { role: "img", "aria-label": "not measured" }, 
 const seconds = (milliseconds) =>
   milliseconds === null || milliseconds === undefined ? null : milliseconds / 1000;
 
-function alerts({ alerts: active }) {
+function alerts({ alerts: active, at_s }) {
   if (active.length === 0) return [el("p", { class: "quiet" }, "Nothing is wrong.")];
-  return [el("ul", { class: "alerts" }, active.map(alert))];
+  return [el("ul", { class: "alerts" }, active.map((one) => alert(one, at_s)))];
 }
 
-function alert(one) {
+function alert(one, now_s) {
   return el(
     "li",
     { "data-severity": one.severity },
     el("p", {}, el("strong", { class: "severity" }, one.severity), " ", one.message),
-    el("p", { class: "more" }, `${one.rule}, since ${moment(Date.parse(one.since) / 1000)}`),
+    el("p", { class: "more" }, since(one, now_s)),
     one.suggestion ? el("p", { class: "more" }, el("strong", {}, "Next step: "), one.suggestion) : null,
   );
+}
+
+function since({ rule, since: text }, now_s) {
+  const since_s = Date.parse(text) / 1000;
+  return `${rule}, since ${moment(since_s)}, for ${duration(Math.max(0, now_s - since_s))}`;
 }
 
 function engines({ engines: rows }) {
@@ -94,8 +99,8 @@ const scaled = (value, scale) => (value === null || value === undefined ? null :
 
 function trouble(one) {
   if (!one.trouble) return null;
-  const step = one.suggestion ? [" ", el("strong", {}, "Next step: "), one.suggestion] : [];
-  return el("tr", { class: "trouble" }, el("td", { colspan: 17 }, el("p", {}, one.trouble, ...step)));
+  const step = one.suggestion ? el("p", {}, el("strong", {}, "Next step: "), one.suggestion) : null;
+  return el("tr", { class: "trouble" }, el("td", { colspan: 17 }, el("p", {}, one.trouble), step));
 }
 
 const mark = (sign) => el("span", { class: "mark", "aria-hidden": "true" }, `${sign} `);

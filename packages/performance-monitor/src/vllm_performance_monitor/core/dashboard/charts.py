@@ -74,8 +74,6 @@ class DrawnLine:
     """`org/model`, `GPU 0`, `host`."""
     part: str
     """`p50`, `p99`, `running`; empty where its subject has one line only."""
-    number: int
-    """Of its subject: it has the same colour in every chart."""
     dashed: bool
     times: list[float]
     """Seconds after the chart's begin."""
@@ -139,7 +137,7 @@ def _lines(
     panel: _Panel, told: Mapping[str, Sequence[Series]], begin_s: float, end_s: float
 ) -> Iterator[tuple[DrawnLine, chart.Line]]:
     subjects = [subject for subject in told if _kind(subject) == panel.of]
-    for number, subject in enumerate(subjects):
+    for subject in subjects:
         series = {one.name: one for one in told[subject]}
         for place, (part, name) in enumerate(panel.lines.items()):
             course = NAMED[name]
@@ -155,7 +153,6 @@ def _lines(
                 DrawnLine(
                     subject=subject.replace("gpu:", "GPU ").removeprefix("engine:"),
                     part=part,
-                    number=number,
                     dashed=place > 0,
                     times=[round(at_s - begin_s, 1) for at_s in line.times],
                     values=values,

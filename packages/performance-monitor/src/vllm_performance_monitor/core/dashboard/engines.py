@@ -94,6 +94,7 @@ def _row(view: EngineView, watch: EngineWatch | None, subjects: Mapping[str, Sub
     told = _figures(watch, subjects)
     state, level = _state(view, watch)
     trouble, suggestion = _trouble(view, watch)
+    is_over = view.status is EngineStatus.STOPPED
     return EngineRow(
         name=view.served_name,
         engine_id=view.id,
@@ -101,8 +102,8 @@ def _row(view: EngineView, watch: EngineWatch | None, subjects: Mapping[str, Sub
         level=level,
         trouble=trouble[:_LONGEST],
         suggestion=suggestion[:_LONGEST],
-        devices=view.devices,
-        memory_bytes=view.measured_bytes if view.status is not EngineStatus.STOPPED else None,
+        devices=() if is_over else view.devices,
+        memory_bytes=None if is_over else view.measured_bytes,
         figures=told,
     )
 
@@ -158,8 +159,13 @@ def in_total(window: MonitoringWindow) -> EngineFigures | None:
 
 def start_rows(views: Iterable[EngineView]) -> list[StartRow]:
     """The starts of these engines, those under way first."""
-    rows = [_start(view) for view in views if not view.remote and (view.start_facts.phases or view.status in _COMING)]
+    rows = [_start(view) for view in views if view.status in _COMING or (view.start_facts.phases and not _died(view))]
     return sorted(rows, key=lambda one: one.state not in ("waits", "runs"))
+
+
+def _died(view: EngineView) -> bool:
+    """It served before it ended: how it started is no news any more."""
+    return view.status is EngineStatus.STOPPED and view.ready_at is not None
 
 
 def _start(view: EngineView) -> StartRow:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from vllm_mcp_protocol.model import Device, EngineView
+from vllm_mcp_protocol.model import Device, EngineStatus, EngineView
 from vllm_mcp_protocol.monitoring import MonitoringWindow, SubjectWindow
 
 _GPU = "gpu:"
@@ -44,7 +44,7 @@ def gpu_rows(window: MonitoringWindow, devices: Iterable[Device], views: Iterabl
     names = {one.id: one.name for one in devices if one.kind == "cuda"}
     holders: dict[str, list[str]] = {}
     for view in views:
-        for device in view.devices:
+        for device in view.devices if view.status is not EngineStatus.STOPPED else ():
             holders.setdefault(device, []).append(view.served_name)
     seen = [(one.subject.removeprefix(_GPU), one) for one in window.subjects if one.subject.startswith(_GPU)]
     seen.sort(key=lambda one: (len(one[0]), one[0]))
