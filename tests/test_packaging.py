@@ -115,6 +115,14 @@ def test_a_wheel_is_typed_and_holds_only_its_package(dist: str, wheels: Path) ->
     assert metadata["Version"] == _version_of(FOLDERS[dist])
 
 
+def test_the_dashboard_is_in_its_wheel(wheels: Path) -> None:
+    source = ROOT / "packages/performance-monitor/src"
+    page = {str(path.relative_to(source)) for path in (source / "vllm_performance_monitor/page").iterdir()}
+    with _wheel(wheels, "vllm-performance-monitor") as wheel:
+        assert page <= set(wheel.namelist())
+    assert len(page) > 5
+
+
 @pytest.mark.parametrize("dist", SERVERS)
 def test_a_server_proves_its_registry_name(dist: str, wheels: Path) -> None:
     """The MCP registry looks for this comment in the README that the index shows."""

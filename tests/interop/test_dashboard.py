@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import pytest
 from axe_playwright_python.async_playwright import Axe
-from playwright.async_api import Browser, ConsoleMessage, Page, async_playwright, expect
+from playwright.async_api import Browser, ConsoleMessage, Page, Route, async_playwright, expect
 
 from tests.hubs import HubSite, wish
 from tests.interop.chromium import chromium
@@ -23,6 +23,8 @@ WICKED = "<img src=x onerror=alert(1)>"
 """A model's name that would be markup, if names were."""
 WIDE, NARROW = (1280, 900), (360, 740)
 TOKEN = "a-token-of-the-tests"
+EDGE = (52, 18)
+"""Pixels beside a chart, as charts.js has them."""
 expect.set_options(timeout=LIMIT_S * 1000)
 
 
@@ -220,6 +222,34 @@ async def test_it_is_legible_and_described_for_everybody(browser: Browser, fleet
 def _undecided(found: Sequence[Any]) -> list[Any]:
     """What axe could not judge: it does not see the colour behind text on a gradient, which is that of the bars."""
     return [one for one in found if one["id"] != "color-contrast"]
+
+
+async def test_a_gap_is_drawn_as_a_gap_and_reads_as_one(browser: Browser, fleet: str) -> None:
+    async def with_gap(route: Route) -> None:
+        """The real answer, with a line whose gap nobody has to wait for."""
+        answer = await route.fetch()
+        page = await answer.json()
+        line = page["course"]["charts"][0]["lines"][0]
+        page["course"]["charts"][0]["lines"] = [
+            line | {"times": [0, 100, 200, 450, 700, 900], "values": [1, 2, None, 5, None, 8], "now": 8}
+        ]
+        await route.fulfill(response=answer, json=page)
+
+    async with shown(browser, fleet) as page:
+        await page.route("**/figures*", with_gap)
+        await everything_is_there(page)
+        figure = page.locator("#charts figure").first
+        await expect(figure.locator("tbody td").first).to_have_text("8")
+        drawn = await figure.locator(".plot path.line").get_attribute("d")
+        assert drawn is not None
+        assert (drawn.count("M"), drawn.count("L"), drawn.count("h0.1")) == (3, 1, 2)  # a line, and two lonely points
+        plot = figure.locator(".plot")
+        width = await plot.evaluate("one => one.clientWidth")
+        for share, told in ((0.5, "5"), (0.3, "–"), (0.999, "8")):
+            await plot.hover(position={"x": EDGE[0] + share * (width - sum(EDGE)), "y": 80})
+            await expect(figure.locator("tbody td").first).to_have_text(told)
+        await page.mouse.move(0, 0)
+        await expect(figure.locator("thead th").first).to_have_text("now")
 
 
 async def test_what_somebody_selected_stays_selected(browser: Browser, fleet: str) -> None:

@@ -1,6 +1,6 @@
 // Charts as SVG, redrawn when their figures or their width change. A pointer or the arrow keys read their values.
 
-import { at, el, say, shape, show } from "./dom.js";
+import { announce, at, el, say, shape, show } from "./dom.js";
 import { clock, count, number } from "./words.js";
 
 const HEIGHT = 200;
@@ -96,7 +96,7 @@ function makeView() {
   function read(seconds) {
     const span = course.end_s - course.begin_s;
     const told = chart.lines.map((one) => `${nameOf(one)} ${spoken(valueAt(one, seconds, span), chart.unit)}`);
-    say(at("reading"), `${clock(course.begin_s + seconds)}: ${told.join(", ")}`);
+    announce("reading", `${clock(course.begin_s + seconds)}: ${told.join(", ")}`);
   }
 
   plot.addEventListener("pointermove", (event) => {

@@ -1,7 +1,7 @@
 // The page: asks for the figures as often as the hub looks, and shows them. Nothing leaves this origin.
 
 import { showCharts } from "./charts.js";
-import { at, say } from "./dom.js";
+import { announce, at, say } from "./dom.js";
 import { newsOf, showTables } from "./tables.js";
 import { clock, duration } from "./words.js";
 
@@ -45,10 +45,11 @@ async function shown(signal) {
   at("figures").hidden = false;
   showTables(page);
   showCharts(page.course);
-  say(at("news"), newsOf(alerts, page.alerts) || (alerts === null ? "" : at("news").textContent));
+  const news = newsOf(alerts, page.alerts);
+  if (news) announce("news", news);
   alerts = page.alerts;
   document.title = alerts.length ? `(${alerts.length}) vLLM engines` : "vLLM engines";
-  state("live", `Live, every ${duration(page.interval_s)}`, `as of ${clock(page.at_s)}`);
+  state("live", `Live, every ${duration(page.interval_s)}`, `as of ${clock(page.at_s, "zoned")}`);
   say(at("problem"), "");
   return Math.max(LEAST_S, page.interval_s);
 }
@@ -76,7 +77,7 @@ const wordsOf = (error) =>
 
 function state(name, words, time) {
   at("link").dataset.state = name;
-  say(at("link-state"), words);
+  announce("link-state", words);
   at("link-time").textContent = time;
 }
 

@@ -30,6 +30,11 @@ export function show(parent, children) {
   while (parent.childNodes.length > wanted.length) parent.lastChild.remove();
 }
 
+/** Have `text` read aloud, once. */
+export function announce(id, text) {
+  if (at(id).textContent !== text) at(id).textContent = text;
+}
+
 /** Show `text`, or nothing where there is none; what has not changed is not announced anew. */
 export function say(element, text) {
   if (element.textContent !== text) element.textContent = text;

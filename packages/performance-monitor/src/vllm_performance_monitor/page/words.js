@@ -25,9 +25,12 @@ export function duration(seconds) {
   return `${Math.floor(minutes / 60)} h ${String(minutes % 60).padStart(2, "0")} min`;
 }
 
+const MINUTES = { hour: "2-digit", minute: "2-digit" };
+const SECONDS = { ...MINUTES, second: "2-digit" };
 const clocks = {
-  seconds: new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" }),
-  minutes: new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit" }),
+  minutes: new Intl.DateTimeFormat("en-GB", MINUTES),
+  seconds: new Intl.DateTimeFormat("en-GB", SECONDS),
+  zoned: new Intl.DateTimeFormat("en-GB", { ...SECONDS, timeZoneName: "short" }),
   day: new Intl.DateTimeFormat("en-GB", { weekday: "short", day: "numeric", month: "short" }),
 };
 
