@@ -37,7 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     exporter = commands.add_parser("exporter", help="serve /metrics to Prometheus; a hub must run, none is started")
     _add_address(exporter, _EXPORTER_PORT)
-    dashboard = commands.add_parser("dashboard", help="serve a live page to browsers; likewise")
+    dashboard = commands.add_parser("dashboard", help="serve a live page to browsers; no hub is started for it either")
     _add_address(dashboard, _DASHBOARD_PORT)
     dashboard.add_argument("--open", action="store_true", help="show the page in the browser of this machine")
     return parser
