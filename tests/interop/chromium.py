@@ -15,6 +15,8 @@ from tests.interop.node_programs import cache
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 _INSTALL = ("apt-get", "install", "--yes", "--no-install-recommends", "chromium")
+_LIMIT_S = 600
+"""For 150 MB from a slow mirror."""
 
 
 def chromium() -> str:

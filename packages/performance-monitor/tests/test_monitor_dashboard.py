@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.hubs import HubSite
+from tests.hubs import HubSite, wait_for
 from tests.monitor_desk import QUICK, MonitorDesk, got, served
 from vllm_mcp_protocol.errors import ErrorInfo
 from vllm_mcp_protocol.model import Device, EngineStatus, EngineView, Phase, PhaseTime, StartFacts
@@ -196,6 +196,11 @@ def test_what_was_not_measured_is_no_zero() -> None:
     assert charts_of({}, 900, 1000) == []
 
 
+def test_shares_are_drawn_on_all_of_their_range() -> None:
+    (drawn,) = charts_of({"engine:a": series("kv_cache_usage_perc", (905, 0.0), (995, 0.004))}, 900, 1000)
+    assert (drawn.axis, drawn.lines[0].now) == ((0, 104), 0.4)
+
+
 def test_a_line_that_ended_is_not_told_as_if_it_still_held() -> None:
     (drawn,) = charts_of({"engine:a": series("rate:generation_tokens", (905, 7.0), (915, 8.0))}, 900, 1000)
     assert (drawn.lines[0].now, drawn.lines[0].high) == (None, 8)
@@ -306,3 +311,13 @@ def test_another_address_than_loopback_needs_a_token_for_the_figures(site: HubSi
         assert got(f"{here}figures?token=a-token-of-the-tests")[0] == 401
         assert got(f"{here}figures", Authorization="Bearer another")[0] == 401
         assert got(f"{here}figures", Authorization="Bearer a-token-of-the-tests")[0] == 503  # let in; no hub runs
+
+
+def test_it_opens_a_browser_at_its_address_which_has_no_token(site: HubSite, tmp_path: Path) -> None:
+    browser, asked = tmp_path / "browser", tmp_path / "asked"
+    browser.write_text(f'#!/bin/sh\necho "$@" > {asked}.new && mv {asked}.new {asked}\n')
+    browser.chmod(0o755)
+    token = {"VLLM_MCP_TOKEN": "a-token-of-the-tests"}
+    with served(site, "dashboard", "--open", BROWSER=f"{browser} %s", **token) as address:
+        wait_for(asked.exists, "the browser was started")
+        assert asked.read_text() == f"{address}\n"

@@ -119,7 +119,7 @@ function measure(value, most, text = number(value)) {
 
 const START_WORDS = {
   waits: (one) => `waits for its turn, for ${duration(one.elapsed_s)}`,
-  runs: (one) => `loading for ${duration(one.elapsed_s)}${one.estimated_s ? ` of about ${duration(one.estimated_s)}` : ""}`,
+  runs: (one) => `loading for ${duration(one.elapsed_s)}${one.estimated_s ? `, estimated ${duration(one.estimated_s)}` : ""}`,
   failed: () => "did not start",
   done: (one) => (one.elapsed_s === null ? "started" : `started in ${duration(one.elapsed_s)}`),
 };

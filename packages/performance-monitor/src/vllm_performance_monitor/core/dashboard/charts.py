@@ -170,7 +170,8 @@ def _short(value: float) -> float:
 
 def _drawn(panel: _Panel, lines: Sequence[tuple[DrawnLine, chart.Line]], duration_s: float) -> Drawn:
     drawn = [one for one, _ in lines]
-    axis = chart.value_range([line for _, line in lines], (), panel.unit)
+    # Shares are shown on all of 0 to 100, also where they are small: charts beside each other are compared.
+    axis = chart.value_range([line for _, line in lines], (100.0,) if panel.unit == "%" else (), panel.unit)
     return Drawn(panel.title, panel.unit, axis, drawn, _summary(panel.title, panel.unit, drawn, duration_s))
 
 
