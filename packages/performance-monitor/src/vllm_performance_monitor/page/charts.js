@@ -1,18 +1,18 @@
 // Charts as SVG, redrawn when their figures or their width change. A pointer or the arrow keys read their values.
 
-import { announce, at, el, say, shape, show } from "./dom.js";
+import { announce, at, cell, el, say, shape, show } from "./dom.js";
 import { clock, count, number } from "./words.js";
 
 const HEIGHT = 200;
 const EDGE = { left: 52, right: 18, top: 26, bottom: 24 };
 const COLOURS = 8;
 const STEPS_S = [60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200];
-const NEAR = 1 / 40;
 /** So much of the width a value may be away from where the pointer is. */
+const NEAR = 1 / 40;
 
 const views = [];
-const numbers = new Map();
 /** Of subjects: the same colour and shape in every chart, for as long as the subject is there. */
+const numbers = new Map();
 
 /** Draw `course.charts`; what is there stays where it is. */
 export function showCharts(course) {
@@ -36,7 +36,7 @@ function giveNumbers(subjects) {
   for (const gone of [...numbers.keys()].filter((one) => !subjects.has(one))) numbers.delete(gone);
   for (const kind of [(one) => one.startsWith("GPU "), (one) => !one.startsWith("GPU ")]) {
     for (const subject of [...subjects].filter((one) => kind(one) && !numbers.has(one))) {
-      const taken = new Set([...numbers].filter(([one]) => kind(one)).map(([, number]) => number));
+      const taken = new Set([...numbers].filter(([one]) => kind(one)).map(([, its]) => its));
       let free = 0;
       while (taken.has(free)) free += 1;
       numbers.set(subject, free);
@@ -145,10 +145,9 @@ function legendHead(when, parts) {
 }
 
 function legendRow(lines, value) {
-  const cell = (shown) => el("td", { class: "number" }, number(shown));
   const [first] = lines;
   const cells = lines.length > 1 ? lines.map(value) : [value(first), first.low, first.high];
-  return el("tr", {}, el("th", { scope: "row" }, swatch(first), first.subject), ...cells.map(cell));
+  return el("tr", {}, el("th", { scope: "row" }, swatch(first), first.subject), ...cells.map((one) => cell(number(one))));
 }
 
 const classOf = (line) => `line ${colourOf(line)}${line.dashed ? " dashed" : ""}`;
@@ -208,8 +207,8 @@ function drawn(line, x, y) {
     if (value === null) isOn = false;
     else {
       const isAlone = !isOn && (line.values[place + 1] ?? null) === null;
-      const at = `${x(line.times[place]).toFixed(1)} ${y(value).toFixed(1)}`;
-      parts.push(`${isOn ? "L" : "M"}${at}${isAlone ? "h0.1" : ""}`);
+      const point = `${x(line.times[place]).toFixed(1)} ${y(value).toFixed(1)}`;
+      parts.push(`${isOn ? "L" : "M"}${point}${isAlone ? "h0.1" : ""}`);
       isOn = true;
     }
   });

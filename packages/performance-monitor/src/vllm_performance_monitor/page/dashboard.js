@@ -66,8 +66,8 @@ function askForToken() {
 
 /** What is shown stays, with a word that it is old. */
 function lost(why) {
-  const old = at("figures").hidden ? "" : " What is shown below is what was seen last.";
-  say(at("problem"), `${why}${old}`);
+  const old = at("figures").hidden ? "" : "What is shown below is what was seen last. ";
+  say(at("problem"), `${why.replace(/\.$/, "")}. ${old}This page goes on by itself.`);
   state("lost", "Not connected", at("link-time").textContent);
   return RETRY_S;
 }

@@ -1,5 +1,7 @@
 // Making elements. Text becomes text and never markup, whatever a model is called.
 
+import { NOTHING } from "./words.js";
+
 const SVG = "http://www.w3.org/2000/svg";
 
 export const at = (id) => document.getElementById(id);
@@ -17,6 +19,12 @@ function fill(element, attributes, children) {
   element.append(...children.flat().filter((one) => one !== null && one !== undefined && one !== ""));
   return element;
 }
+
+/** The dash is read aloud as what it means. */
+export const missing = () => el("span", { role: "img", "aria-label": "not measured" }, NOTHING);
+
+/** A number in a table. */
+export const cell = (text) => el("td", { class: "number" }, text === NOTHING ? missing() : text);
 
 /** Make `children` the children of `parent`, and leave those alone that are there already: what somebody selects or
  * has a screen reader at is not taken away from under them. */

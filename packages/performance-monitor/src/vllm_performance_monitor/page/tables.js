@@ -1,6 +1,6 @@
 // Tiles, alerts, engines, starts and hardware.
 
-import { at, el, say, show } from "./dom.js";
+import { at, cell, el, missing, say, show } from "./dom.js";
 import { count, duration, gib, moment, NOTHING, number } from "./words.js";
 
 const MARKS = { good: "●", moving: "◐", resting: "○", bad: "▲" };
@@ -37,9 +37,6 @@ function tile(name, value, unit, level = null) {
   const shown = value === NOTHING ? [missing()] : [value, unit && el("span", { class: "unit" }, ` ${unit}`)];
   return el("div", { "data-level": level }, el("dt", {}, name), el("dd", {}, ...shown));
 }
-
-/** The dash is read aloud as what it means. */
-const missing = () => el("span", { role: "img", "aria-label": "not measured" }, NOTHING);
 
 const seconds = (milliseconds) =>
   milliseconds === null || milliseconds === undefined ? null : milliseconds / 1000;
@@ -104,7 +101,6 @@ function trouble(one) {
 }
 
 const mark = (sign) => el("span", { class: "mark", "aria-hidden": "true" }, `${sign} `);
-const cell = (text) => el("td", { class: "number" }, text === NOTHING ? missing() : text);
 const figure = (value) => cell(number(value));
 
 /** A number of at most `most`, with a bar behind it. */
