@@ -21,12 +21,12 @@ from tests.hubs import HubSite, wait_for
 from tests.monitor_desk import QUICK, MonitorDesk, got, served
 from vllm_mcp_protocol.errors import ErrorInfo
 from vllm_mcp_protocol.model import Device, EngineStatus, EngineView, Phase, PhaseTime, StartFacts
-from vllm_mcp_protocol.monitoring import EngineWatch, GaugeValues, MonitoringWindow, Series, SubjectWindow
+from vllm_mcp_protocol.monitoring import EngineWatch, GaugeStat, MonitoringWindow, Series, SubjectWindow
 from vllm_performance_monitor.core.dashboard.charts import (
     MOST_LINES,
     RANGES,
     charts_of,
-    series_names,
+    questions,
     subjects_of,
 )
 from vllm_performance_monitor.core.dashboard.engines import engine_rows, in_total, shown_engines, start_rows
@@ -53,8 +53,8 @@ async def desk(site: HubSite, tmp_path: Path) -> AsyncIterator[MonitorDesk]:
 # Values
 
 
-def gauge(value: float) -> GaugeValues:
-    return GaugeValues(mean=value, low=value, high=value, last=value)
+def gauge(value: float) -> GaugeStat:
+    return GaugeStat(mean=value, low=value, high=value, last=value)
 
 
 def subject(name: str, **gauges: float) -> SubjectWindow:
@@ -102,7 +102,7 @@ def test_figures_are_those_of_engines_that_answer() -> None:
     ]
     assert rows[0].figures is not None
     assert (rows[0].figures.requests.running, rows[0].figures.throughput.generation_tokens_per_second) == (3, 10)
-    assert rows[0].figures.latency["ttft"].p99_ms is None
+    assert rows[0].figures.latency.ttft.p99_ms is None
     assert rows[1].figures is rows[2].figures is None
     total = in_total(seen)
     assert total is not None
@@ -175,7 +175,7 @@ def series(name: str, *points: tuple[float, float | None]) -> list[Series]:
 
 def test_a_chart_has_gaps_in_its_units_and_says_itself_in_words() -> None:
     told = series("p99:e2e_request_latency_seconds", (905, 1.0), (915, 2.0), (955, 4.0), (965, None), (995, 0.5))
-    (drawn,) = charts_of({"engine:a": told}, 900, 1000)
+    (drawn,) = charts_of(told, 900, 1000)
     (line,) = drawn.lines
     assert (drawn.title, drawn.unit) == ("Whole answer", "s")
     assert [value for value in line.values if math.isfinite(value)] == [1, 2, 4, 0.5]
@@ -190,19 +190,19 @@ def test_a_chart_has_gaps_in_its_units_and_says_itself_in_words() -> None:
 
 def test_what_was_not_measured_is_no_zero() -> None:
     told = series("rate:generation_tokens", (905, None), (995, None))
-    (drawn,) = charts_of({"engine:a": told}, 900, 1000)
+    (drawn,) = charts_of(told, 900, 1000)
     assert (drawn.lines[0].now, drawn.lines[0].low, drawn.lines[0].high) == (None, None, None)
     assert drawn.summary.endswith("nothing was measured.")
-    assert charts_of({}, 900, 1000) == []
+    assert charts_of([], 900, 1000) == []
 
 
 def test_shares_are_drawn_on_all_of_their_range() -> None:
-    (drawn,) = charts_of({"engine:a": series("kv_cache_usage_perc", (905, 0.0), (995, 0.004))}, 900, 1000)
+    (drawn,) = charts_of(series("kv_cache_usage_perc", (905, 0.0), (995, 0.004)), 900, 1000)
     assert (drawn.axis, drawn.lines[0].now) == ((0, 104), 0.4)
 
 
 def test_a_line_that_ended_is_not_told_as_if_it_still_held() -> None:
-    (drawn,) = charts_of({"engine:a": series("rate:generation_tokens", (905, 7.0), (915, 8.0))}, 900, 1000)
+    (drawn,) = charts_of(series("rate:generation_tokens", (905, 7.0), (915, 8.0)), 900, 1000)
     assert (drawn.lines[0].now, drawn.lines[0].high) == (None, 8)
     assert "nothing now, from 7 to 8 tokens/s" in drawn.summary
 
@@ -221,17 +221,18 @@ def test_engines_of_now_are_drawn_before_those_of_then_and_the_host_where_there_
 def test_every_point_is_within_the_axis(points: list[tuple[float, float | None]]) -> None:
     in_order = sorted({round(at_s): value for at_s, value in points}.items())
     told = series("num_requests_running", *((900.0 + at_s, value) for at_s, value in in_order))
-    (drawn,) = charts_of({"engine:a": told}, 900, 1000)
+    (drawn,) = charts_of(told, 900, 1000)
     low, high = drawn.axis
     assert low < high
     assert all(low <= value <= high for line in drawn.lines for value in line.values if math.isfinite(value))
 
 
-def test_a_subject_is_asked_for_in_one_question() -> None:
-    """The hub answers 20 names at most."""
-    for kind in ("engine:a", "gpu:0", "host"):
-        names = series_names(kind)
-        assert 0 < len(names) == len(set(names)) <= 20
+def test_all_of_a_kind_are_asked_for_in_one_question() -> None:
+    """The hub answers 20 names of 20 subjects at most."""
+    asked = questions(["engine:a", "engine:b", "gpu:0", "host"])
+    assert [subjects for subjects, _ in asked] == [["engine:a", "engine:b"], ["gpu:0"], ["host"]]
+    assert all(0 < len(names) == len(set(names)) <= 20 for _, names in asked)
+    assert MOST_LINES <= 20
 
 
 # The process

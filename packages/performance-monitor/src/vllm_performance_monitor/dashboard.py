@@ -27,7 +27,7 @@ from vllm_performance_monitor.core.dashboard.charts import (
     Course,
     Range,
     charts_of,
-    series_names,
+    questions,
     subjects_of,
 )
 from vllm_performance_monitor.core.dashboard.engines import (
@@ -103,12 +103,11 @@ async def course_of(work: Workplace, span: Range) -> Course:
     end_s, begin_s = window.at_s, window.at_s - span.duration_s
     step_s = max(float(span.step_s), window.interval_s)
     subjects, left_out = subjects_of(window.subjects, window.engines)
-    told = {
-        subject: await work.hub.series(
-            subject, series_names(subject), begin_s=begin_s, end_s=end_s, resolution_s=step_s
-        )
-        for subject in subjects
-    }
+    told = [
+        one
+        for alike, names in questions(subjects)
+        for one in await work.hub.series(alike, names, begin_s=begin_s, end_s=end_s, resolution_s=step_s)
+    ]
     return Course(begin_s, end_s, charts_of(told, begin_s, end_s), left_out)
 
 

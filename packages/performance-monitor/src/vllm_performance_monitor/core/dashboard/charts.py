@@ -118,30 +118,35 @@ def subjects_of(seen: Sequence[SubjectWindow], watched: Sequence[EngineWatch]) -
     return drawn + ([] if gpus else [one.subject for one in seen if one.subject == "host"]), left_out
 
 
-def series_names(subject: str) -> list[str]:
-    """What the hub is to be asked for."""
-    return [one.series for panel in _PANELS if panel.of == _kind(subject) for one in panel.courses]
+def questions(subjects: Sequence[str]) -> list[tuple[list[str], list[str]]]:
+    """What the hub is to be asked: subjects of one kind, and the names of their series."""
+    return [
+        (
+            [subject for subject in subjects if _kind(subject) == kind],
+            [course.series for panel in _PANELS if panel.of == kind for course in panel.courses],
+        )
+        for kind in dict.fromkeys(map(_kind, subjects))
+    ]
 
 
 def _kind(subject: str) -> str:
     return subject.partition(":")[0]
 
 
-def charts_of(told: Mapping[str, Sequence[Series]], begin_s: float, end_s: float) -> list[Drawn]:
-    """The charts, by what the hub told of each subject; of a kind of which there is none, none."""
+def charts_of(told: Sequence[Series], begin_s: float, end_s: float) -> list[Drawn]:
+    """The charts, by what the hub told of all subjects; of a kind of which there is none, none."""
     found = ((panel, list(_lines(panel, told, begin_s, end_s))) for panel in _PANELS)
     return [_drawn(panel, lines, end_s - begin_s) for panel, lines in found if lines]
 
 
 def _lines(
-    panel: _Panel, told: Mapping[str, Sequence[Series]], begin_s: float, end_s: float
+    panel: _Panel, told: Sequence[Series], begin_s: float, end_s: float
 ) -> Iterator[tuple[DrawnLine, chart.Line]]:
-    subjects = [subject for subject in told if _kind(subject) == panel.of]
-    for subject in subjects:
-        series = {one.name: one for one in told[subject]}
+    by_name = {(one.subject, one.name): one for one in told}
+    for subject in dict.fromkeys(one.subject for one in told if _kind(one.subject) == panel.of):
         for place, (part, name) in enumerate(panel.lines.items()):
             course = NAMED[name]
-            if (one := series.get(course.series)) is None:
+            if (one := by_name.get((subject, course.series))) is None:
                 continue
             gap_s = _GAP_STEPS * one.resolution_s
             points = [(at_s, None if value is None else value * panel.scale(course)) for at_s, value in one.points]

@@ -27,7 +27,7 @@ class EngineFigures:
     throughput: figures.Throughput
     requests: figures.Requests
     cache: figures.Cache
-    latency: Mapping[str, figures.Latency]
+    latency: figures.Latencies
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,19 +142,18 @@ def _trouble(view: EngineView, watch: EngineWatch | None) -> tuple[str, str]:
 
 def _figures(watch: EngineWatch | None, subjects: Mapping[str, SubjectWindow]) -> EngineFigures | None:
     seen = subjects.get(f"engine:{watch.name}") if watch is not None and watch.answers else None
-    return None if seen is None else _told(figures.window_of(seen))
+    return None if seen is None else _told(seen)
 
 
-def _told(window: figures.Window) -> EngineFigures:
-    latency = {name: figures.latency(window.histograms.get(metric)) for name, metric in figures.LATENCIES.items()}
-    return EngineFigures(figures.throughput(window), figures.requests(window), figures.cache(window), latency)
+def _told(seen: SubjectWindow) -> EngineFigures:
+    return EngineFigures(figures.throughput(seen), figures.requests(seen), figures.cache(seen), figures.latencies(seen))
 
 
 def in_total(window: MonitoringWindow) -> EngineFigures | None:
     """Of all engines that answer, as one."""
     answering = {f"engine:{watch.name}" for watch in window.engines if watch.answers}
-    windows = [figures.window_of(one) for one in window.subjects if one.subject in answering]
-    return _told(figures.in_total(windows)) if windows else None
+    seen = [one for one in window.subjects if one.subject in answering]
+    return _told(figures.in_total(seen)) if seen else None
 
 
 def start_rows(views: Iterable[EngineView]) -> list[StartRow]:
