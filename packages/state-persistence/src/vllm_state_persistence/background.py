@@ -60,6 +60,7 @@ async def _changed_sessions(work: Workplace, new_ones: bool) -> tuple[list[Wante
         # One that lies in several places (a folder was copied, projects share a database) is what it is in the newest.
         once = {ref.session_id: ref for ref in reversed(look.sessions)}.values()
         saved = [ref for ref in once if new_ones or marks.knows(ref.source, ref.session_id)]
-        changed += ((source, ref) for ref in saved if not known(ref.session_id, ref.marker))
-        unchanged += look.unchanged + sum(known(ref.session_id, ref.marker) for ref in saved)
+        others = [(source, ref) for ref in saved if not known(ref.session_id, ref.marker)]
+        changed += others
+        unchanged += look.unchanged + len(saved) - len(others)
     return changed, unchanged

@@ -169,17 +169,19 @@ def _small_runs(spans: Sequence[Span], kept: int) -> list[tuple[int, int]]:
 
 def encode_segment(entries: Sequence[Entry]) -> bytes:
     """Entries by column: ids do not compress and stand together, keys repeat content that stands beside them."""
-    labels = {label: number for number, label in enumerate(dict.fromkeys((entry[0], entry[2]) for entry in entries))}
+    kinds, keys, roles, refs = zip(*entries, strict=True) if entries else ((),) * 4
+    values, sizes, chunked = zip(*refs, strict=True) if refs else ((),) * 3
+    labels = {label: number for number, label in enumerate(dict.fromkeys(zip(kinds, roles, strict=True)))}
     if len(labels) > _MOST_LABELS:
         raise ValueError(f"{len(labels)} kinds of records in one segment")
     count = len(entries)
     names = _texts([text for label in labels for text in label])
     columns = (
-        struct.pack(f"<{count}H", *(labels[entry[0], entry[2]] for entry in entries)),
-        struct.pack(f"<{count}Q", *(entry.content.size for entry in entries)),
-        bytes(entry.content.chunked for entry in entries),
-        b"".join(entry.content.value for entry in entries),
-        _texts([entry.key for entry in entries]),
+        struct.pack(f"<{count}H", *map(labels.__getitem__, zip(kinds, roles, strict=True))),
+        struct.pack(f"<{count}Q", *sizes),
+        bytes(chunked),
+        b"".join(values),
+        _texts(keys),
     )
     return _HEAD.pack(FORMAT, count, len(labels)) + names + b"".join(columns)
 

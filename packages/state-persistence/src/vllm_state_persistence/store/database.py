@@ -15,10 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import aiosqlite
 from sqlalchemy import event
 from sqlalchemy.engine import Connection
 from sqlalchemy.engine.url import URL
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DatabaseError, DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from vllm_mcp_protocol.errors import (
@@ -238,6 +239,17 @@ def _refused(path: Path, why: str) -> StateDirRefused:
         suggestion="Set STATE_DB_PATH to a file in a folder of yours on a local disk.",
         path=str(path),
     )
+
+
+async def in_one_step(connection: AsyncConnection, statement: str, parameters: Sequence[Any]) -> list[Any]:
+    """The rows that a statement gives, if any, in one step of the connection's thread. SQLAlchemy takes four, and each
+    waits for the interpreter, which other threads hold for 5 ms at a time."""
+    driver = (await connection.get_raw_connection()).driver_connection
+    assert isinstance(driver, aiosqlite.Connection), "the engine's URL says so"  # noqa: S101
+    try:
+        return list(await driver.execute_fetchall(statement, parameters))
+    except sqlite3.DatabaseError as error:
+        raise DatabaseError(statement, None, error) from error
 
 
 @contextmanager

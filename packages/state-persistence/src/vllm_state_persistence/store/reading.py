@@ -6,22 +6,29 @@ from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
 from anyio import create_task_group, to_thread
-from sqlalchemy import RowMapping, Select, bindparam, select
+from sqlalchemy import RowMapping, Select
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from vllm_mcp_protocol.errors import StoreDamaged
+from vllm_state_persistence.core.ids import ID_BYTES
 from vllm_state_persistence.core.manifest import Columns, Entry, Ref, Span, decode_chunks, decode_columns
 from vllm_state_persistence.core.packs import Decompressor, Dictionary, unpack
 from vllm_state_persistence.store.cipher import Cipher
-from vllm_state_persistence.store.database import is_corrupt
-from vllm_state_persistence.store.schema import packs
+from vllm_state_persistence.store.database import in_one_step, is_corrupt
 
 IDS_AT_ONCE = 500
 """Rows that one statement of SQLAlchemy's asks for."""
 
 LOOKUP_IDS = 8192
-"""Values that one look into the index asks for; SQLite takes 32,766 parameters."""
+"""Values that one look into the index asks for."""
+
+EACH_ID = (
+    f"(WITH RECURSIVE places(n) AS (SELECT 1 UNION ALL SELECT n + {ID_BYTES} FROM places "  # noqa: S608
+    f"WHERE n + {ID_BYTES} < length(?1)) SELECT substr(?1, n, {ID_BYTES}) AS id FROM places)"
+)
+"""The ids that stand one after the other in the first parameter, one at least. Thousands of parameters, or of rows to
+write, need the interpreter for each of them, which other threads hold meanwhile."""
 
 _COUNTED_VALUES = 200
 """Of a pack with so many values the index is asked how many it has there, and not for each."""
@@ -39,10 +46,6 @@ OPENED_BYTES = 8 * 1024 * 1024
 """Content of packs that is opened at once: two large ones, or hundreds of single messages."""
 
 _GONE = "it is not there, or lies on a damaged page of the file"
-
-_NUMBERED = packs.c.number.in_(bindparam("numbers", expanding=True))
-_SIZES = select(packs.c.number, packs.c.raw_bytes).where(_NUMBERED)
-_SEALED = select(packs.c.number, packs.c.sealed).where(_NUMBERED)
 
 Item = TypeVar("Item")
 Found = TypeVar("Found")
@@ -69,7 +72,7 @@ def sized_batches(refs: Iterable[tuple[Item, int]], count: int, size_bytes: int)
         yield batch
 
 
-def one_of(ids: Sequence[bytes]) -> tuple[str, tuple[bytes, ...]]:
+def one_of(ids: Sequence[Item]) -> tuple[str, tuple[Item, ...]]:
     """What stands behind IN, and its parameters. Of few lengths, since each statement is prepared once and then kept:
     the last id may stand there several times."""
     count = 1 << (len(ids) - 1).bit_length()
@@ -170,18 +173,15 @@ class Reader:
         return found
 
     async def _index_rows(self, ids: Sequence[bytes]) -> list[tuple[bytes, int]]:
-        rows = await self._ask_index("id, pack", ids)
-        return [(one, pack) for one, pack in rows]
+        return await self._ask_index("id, pack", ids)
 
     async def _numbers(self, ids: Sequence[bytes]) -> list[tuple[int]]:
         rows = await self._ask_index("DISTINCT pack", ids)
         return [(pack,) for (pack,) in rows if isinstance(pack, int)]
 
-    async def _ask_index(self, columns: str, ids: Sequence[bytes], more: str = "") -> Sequence[Any]:
-        # Without SQLAlchemy's own expansion, which takes longer than the rest: this is asked for every message saved.
-        marks, parameters = one_of(ids)
-        query = f"SELECT {columns} FROM vals WHERE id IN {marks} {more}"  # noqa: S608
-        return (await self._connection.exec_driver_sql(query, parameters)).all()
+    async def _ask_index(self, columns: str, ids: Sequence[bytes], more: str = "") -> list[Any]:
+        query = f"SELECT {columns} FROM vals WHERE id IN {EACH_ID} {more}"  # noqa: S608
+        return await in_one_step(self._connection, query, (b"".join(ids),))
 
     async def in_their_place(self, opened: Sequence[OpenedPack]) -> list[bytes]:
         """The values of these packs that the index says to lie there."""
@@ -246,21 +246,28 @@ class Reader:
     async def packs(self, numbers: Iterable[int]) -> AsyncIterator[list[OpenedPack]]:
         """These packs, in their order, past the cache; so many at a time as are opened at once."""
         for some in batches(numbers, IDS_AT_ONCE):
-            sizes = {row["number"]: row["raw_bytes"] for row in await self._rows(_SIZES, some)} if some[1:] else {}
+            sizes = dict(await self._column("raw_bytes", some)) if some[1:] else {}
             sized = ((number, _bytes(sizes.get(number))) for number in some)
             for together in sized_batches(sized, IDS_AT_ONCE, OPENED_BYTES):
                 yield await self._opened_together(together)
 
     async def _opened_together(self, numbers: Sequence[int]) -> list[OpenedPack]:
-        sealed = [(row["number"], row["sealed"]) for row in await self._rows(_SEALED, numbers)]
+        sealed = await self._column("sealed", numbers)
         if sum(len(data) for _, data in sealed if isinstance(data, bytes)) < THREAD_BYTES:
             found = self._opened(sealed, 0)
         else:
             found = await self._opened_in_threads(sealed)
         return [found.get(number, OpenedPack(number, {}, _GONE)) for number in numbers]
 
-    async def _rows(self, query: Select[Any], numbers: Sequence[int]) -> list[RowMapping]:
-        return await survivors(self._connection, query, "numbers", numbers)
+    async def _column(self, column: str, numbers: Sequence[int]) -> list[tuple[int, Any]]:
+        """Of these packs; where pages of the file are damaged, of those that are not on them."""
+
+        async def rows(some: Sequence[int]) -> list[tuple[int, Any]]:
+            marks, parameters = one_of(some)
+            query = f"SELECT number, {column} FROM packs WHERE number IN {marks}"  # noqa: S608
+            return await in_one_step(self._connection, query, parameters)
+
+        return await _spared(rows, numbers)
 
     async def _opened_in_threads(self, sealed: Sequence[tuple[int, bytes]]) -> dict[int, OpenedPack]:
         """Half of them beside the other half: most of the work needs no interpreter."""

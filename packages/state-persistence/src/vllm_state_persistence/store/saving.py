@@ -9,7 +9,6 @@ from vllm_state_persistence.core.manifest import (
     SEGMENT_RECORDS,
     Entry,
     Manifest,
-    Ref,
     Span,
     common_ends,
     crowded,
@@ -119,10 +118,12 @@ class Saving:
         """Content into packs, entries into `_fresh`; with `close` a segment follows the content that it names."""
         sized = ((one, len(one[0].content)) for one in records)
         for batch in sized_batches(sized, _RECORDS_AT_ONCE, _BATCH_BYTES):
-            refs = await self.writer.put([record.content for record, _ in batch], [identity for _, identity in batch])
-            self._fresh += [_entry(record, ref) for (record, _), ref in zip(batch, refs, strict=True)]
-            self._fresh_bytes += sum(len(record.key) for record, _ in batch)
-            self._last = batch[-1][0].content
+            some, ids = zip(*batch, strict=True)
+            kinds, keys, contents, roles = zip(*some, strict=True)
+            refs = await self.writer.put(contents, ids)
+            self._fresh += map(Entry, kinds, keys, roles, refs)
+            self._fresh_bytes += sum(map(len, keys))
+            self._last = contents[-1]
             full = len(self._fresh) >= SEGMENT_RECORDS or self._fresh_bytes >= _SEGMENT_TEXT_BYTES
             if close and (full or self.writer.pending_bytes >= PACK_BYTES - _BATCH_BYTES):
                 await self._close_segment()
@@ -183,10 +184,6 @@ def _segment_length(entries: Sequence[Entry]) -> int:
         if total >= _SEGMENT_TEXT_BYTES:
             return count
     return SEGMENT_RECORDS
-
-
-def _entry(record: Record, ref: Ref) -> Entry:
-    return Entry(record.kind, record.key, record.role, ref)
 
 
 def adds_nothing(draft: Draft, extras: Extras, head: StateRow) -> bool:

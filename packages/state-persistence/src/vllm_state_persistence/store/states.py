@@ -18,8 +18,8 @@ from vllm_state_persistence.core.ids import ID_BYTES
 from vllm_state_persistence.core.session import SourceName
 from vllm_state_persistence.core.snapshot import Snapshot, decode_snapshot, encode_snapshot
 from vllm_state_persistence.store.cipher import Cipher
-from vllm_state_persistence.store.database import is_corrupt
-from vllm_state_persistence.store.reading import IDS_AT_ONCE, batches, survivors, unreadable
+from vllm_state_persistence.store.database import in_one_step, is_corrupt
+from vllm_state_persistence.store.reading import IDS_AT_ONCE, batches, one_of, survivors, unreadable
 from vllm_state_persistence.store.results import StateInfo
 from vllm_state_persistence.store.schema import meta, states
 
@@ -145,7 +145,8 @@ class Marks:
     def has(self, source: str, session_id: str, marker: str) -> bool:
         """Whether the newest snapshot was taken when the session had this marker."""
         session = session_key(self.cipher, source, session_id)
-        return self.newest.get(session) == mark_of(self.cipher, session, marker)
+        mark = self.newest.get(session)
+        return mark is not None and mark == mark_of(self.cipher, session, marker)
 
 
 async def read_marks(connection: AsyncConnection, cipher: Cipher) -> Marks:
@@ -233,7 +234,10 @@ async def newest_of(connection: AsyncConnection, cipher: Cipher, sessions: Seque
     numbers = select(func.max(states.c.number)).where(states.c.dropped == 0).group_by(states.c.session)
     found: dict[bytes, StateRow] = {}
     for some in batches(sessions, IDS_AT_ONCE):
-        wanted = states.c.number.in_(numbers.where(states.c.session.in_(some)))
+        saved = await _saved_before(connection, some)
+        if not saved:
+            continue
+        wanted = states.c.number.in_(numbers.where(states.c.session.in_(saved)))
         async for row in newest_first(connection, wanted):
             try:
                 found[row["session"]] = read_row(cipher, row)
@@ -242,6 +246,19 @@ async def newest_of(connection: AsyncConnection, cipher: Cipher, sessions: Seque
                 if before is not None:
                     found[row["session"]] = before
     return found
+
+
+async def _saved_before(connection: AsyncConnection, sessions: Sequence[bytes]) -> Sequence[bytes]:
+    """Those that have snapshots; all where pages of the file are damaged. In a first save none has, and the query for
+    the newest ones costs much more."""
+    marks, parameters = one_of(sessions)
+    query = f"SELECT DISTINCT session FROM states WHERE session IN {marks}"  # noqa: S608
+    try:
+        return [session for (session,) in await in_one_step(connection, query, parameters)]
+    except DatabaseError as error:
+        if not is_corrupt(error):
+            raise
+        return sessions
 
 
 async def by_id(connection: AsyncConnection, cipher: Cipher, state_id: str, *, dropped: bool = False) -> StateRow:

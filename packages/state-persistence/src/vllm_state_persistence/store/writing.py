@@ -6,15 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from anyio import CancelScope, to_thread
-from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from vllm_state_persistence.core.chunks import LARGE_BYTES, cut
 from vllm_state_persistence.core.manifest import Ref, encode_chunks
 from vllm_state_persistence.core.packs import Compressor, pack
 from vllm_state_persistence.store.cipher import Cipher
-from vllm_state_persistence.store.reading import THREAD_BYTES, Reader
-from vllm_state_persistence.store.schema import packs
+from vllm_state_persistence.store.database import in_one_step
+from vllm_state_persistence.store.reading import EACH_ID, THREAD_BYTES, Reader
 
 PACK_BYTES = 4 * 1024 * 1024
 """A pack is closed at this size: at 1 MiB the same conversations take 8 % more; one is read in 12 ms."""
@@ -25,6 +24,9 @@ _LOOKUP_VALUES = 4000
 
 _IDENTIFY_BYTES = 1024 * 1024
 """From here on (about a millisecond of hashing) ids are computed beside the event loop."""
+
+_INSERT_PACK = "INSERT INTO packs (number, entries, raw_bytes, sealed) VALUES (?, ?, ?, ?)"
+_INSERT_VALUES = f"INSERT OR REPLACE INTO vals (id, pack) SELECT id, ?2 FROM {EACH_ID}"  # noqa: S608
 
 Content = bytes | memoryview
 
@@ -64,7 +66,8 @@ class Writer:
     async def put(self, contents: Sequence[bytes], ids: Sequence[bytes | None] | None = None) -> list[Ref]:
         """Store these contents, and say where each of them is; large ones in pieces. `ids`: where they are known."""
         ids = ids or [None] * len(contents)
-        if sum(len(content) for content, known in zip(contents, ids, strict=True) if known is None) < _IDENTIFY_BYTES:
+        unknown_bytes = sum(len(content) for content, known in zip(contents, ids, strict=True) if known is None)
+        if unknown_bytes < _IDENTIFY_BYTES:
             refs, values = self._identified(contents, ids)
         else:
             refs, values = await to_thread.run_sync(self._identified, contents, ids)
@@ -109,21 +112,18 @@ class Writer:
         if self._sealing is not None:
             known.update(dict.fromkeys(self._sealing.ids, self._sealing.number))
         waiting, self._waiting, self._waiting_bytes = self._waiting, {}, 0
-        for identity, (content, owner) in waiting.items():
-            if identity not in known:
-                self.new_bytes[owner] += len(content)
-                await self._add(identity, content)
+        new = {identity: found for identity, found in waiting.items() if identity not in known}
+        for content, owner in new.values():
+            self.new_bytes[owner] += len(content)
+        await self.add((identity, content) for identity, (content, _) in new.items())
 
     async def add(self, values: Iterable[tuple[bytes, Content]]) -> None:
         """Into the open pack, whether or not the store has them."""
         for identity, content in values:
-            await self._add(identity, content)
-
-    async def _add(self, identity: bytes, content: Content) -> None:
-        self._open[identity] = content
-        self._open_bytes += len(content)
-        if self._open_bytes >= PACK_BYTES:
-            await self._close_pack()
+            self._open[identity] = content
+            self._open_bytes += len(content)
+            if self._open_bytes >= PACK_BYTES:
+                await self._close_pack()
 
     async def flush(self) -> None:
         """Write all that was put."""
@@ -152,10 +152,9 @@ class Writer:
         closed = self._sealing
         sealed = await asyncio.shield(closed.sealed)  # where this is cancelled, the thread goes on: see `let_go`
         self._sealing = None
-        row = {"number": closed.number, "entries": len(closed.ids), "raw_bytes": closed.raw_bytes, "sealed": sealed}
-        await self._connection.execute(insert(packs), row)
-        rows = [(identity, closed.number) for identity in closed.ids]
-        await self._connection.exec_driver_sql("INSERT OR REPLACE INTO vals (id, pack) VALUES (?, ?)", rows)
+        row = (closed.number, len(closed.ids), closed.raw_bytes, sealed)
+        await in_one_step(self._connection, _INSERT_PACK, row)
+        await in_one_step(self._connection, _INSERT_VALUES, (b"".join(closed.ids), closed.number))
         self.stored_bytes += len(sealed)
 
     async def let_go(self) -> None:
