@@ -20,6 +20,7 @@ from anyio import to_thread
 
 from vllm_mcp_protocol.hub_client import Hub
 from vllm_mcp_protocol.settings import Settings
+from vllm_state_persistence.allocator import share_arenas
 from vllm_state_persistence.background import save_what_changed
 from vllm_state_persistence.saving import Extras, save_session
 from vllm_state_persistence.sources.base import Places, Target, Written
@@ -145,5 +146,6 @@ def _profiled(file: str | None) -> Iterator[None]:
 
 
 if __name__ == "__main__":
+    share_arenas()  # as the server's command does
     gc.freeze()  # as every server of the suite does after its imports
     print(json.dumps(run(*sys.argv[1:])))

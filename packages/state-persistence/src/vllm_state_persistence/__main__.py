@@ -5,8 +5,10 @@ import sys
 
 def main() -> int:
     """Do what the command line says; the exit code."""
+    from vllm_state_persistence.allocator import share_arenas
     from vllm_state_persistence.description import DESCRIPTION
 
+    share_arenas()
     if len(sys.argv) > 1 and sys.argv[1] in DESCRIPTION.by_hand:
         from vllm_state_persistence.commands import run_command
 
