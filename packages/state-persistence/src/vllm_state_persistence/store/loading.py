@@ -206,12 +206,14 @@ def _assembled(row: StateRow, read: _Read) -> SessionContent | Damage:
         columns = read.segments[span.segment]
         if isinstance(columns, StoreDamaged):
             return _span_damage(row, span, at, columns)
-        part = (column[span.start : span.start + span.records] for column in columns)
-        for kind, key, role, *ref in zip(*part, strict=True):
-            record = _record(row, kind, key, role, read.content(*ref))
-            if isinstance(record, Damage):
-                return record
-            records.append(record)
+        part = slice(span.start, span.start + span.records)
+        kinds, keys, roles = columns.kinds[part], columns.keys[part], columns.roles[part]
+        contents: list[bytes] = []
+        for content in map(read.content, columns.values[part], columns.sizes[part], columns.chunked[part]):
+            if isinstance(content, StoreDamaged):
+                return _damage(row, "record", f"{kinds[len(contents)]} {keys[len(contents)]}", content)
+            contents.append(content)
+        records += map(Record, kinds, keys, contents, roles)
         at += span.records
     return SessionContent(row.info.ref, header, records)
 

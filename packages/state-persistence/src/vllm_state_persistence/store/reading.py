@@ -212,7 +212,7 @@ class Reader:
             if cached is None:
                 missing.append(number)
             else:
-                found.update((one, bytes(cached[one])) for one in cached.keys() & wanted)
+                found.update({one: bytes(cached[one]) for one in cached.keys() & wanted})
         async for opened in self.packs(missing):
             self._take(opened, wanted, found)
             del opened  # before the next ones are
@@ -226,7 +226,7 @@ class Reader:
                 self._unread[pack.number] = pack.why
             else:
                 self._cache.add(pack.number, pack.values)
-                found.update((one, bytes(pack.values[one])) for one in pack.values.keys() & wanted)
+                found.update({one: bytes(pack.values[one]) for one in pack.values.keys() & wanted})
 
     async def _packs_with(self, ids: Sequence[bytes]) -> list[int]:
         """The packs that hold these values. Which holds which is not asked: to look into the packs is faster."""

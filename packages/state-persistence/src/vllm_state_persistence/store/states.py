@@ -25,7 +25,7 @@ from vllm_state_persistence.store.schema import meta, states
 
 STATE_ID_BYTES = 8
 
-_STANDING = text(
+_STANDING = (
     "SELECT (SELECT max(number) FROM data_keys) AS newest_key, (SELECT max(number) FROM dictionaries) AS dictionary, "
     # The larger one of both: somebody may have wound a sequence back.
     "max(coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'packs'), 0), "
@@ -48,7 +48,8 @@ class Standing:
 
 
 async def standing(connection: AsyncConnection) -> Standing:
-    return Standing(*(await connection.execute(_STANDING)).one())
+    (row,) = await in_one_step(connection, _STANDING, ())
+    return Standing(*row)
 
 
 @dataclass(frozen=True, slots=True)
