@@ -5,9 +5,9 @@ import ctypes
 _ARENA_MAX = -8
 """`M_ARENA_MAX` of glibc's malloc.h."""
 
-ARENAS = 2
-"""With one for each thread, as it is by default, a first snapshot of 200 MB takes 151 MB at its peak, with two 126 MB,
-with one 121 MB: what a thread gives back lies where hardly another one finds it again."""
+ARENAS = 1
+"""With one for each thread, as it is by default, a first snapshot of 200 MB takes 151 MB at its peak, with two 129 MB,
+with one 121 MB, in the same time: what a thread gives back lies where hardly another one finds it again."""
 
 
 def share_arenas() -> None:
