@@ -257,6 +257,18 @@ async def test_a_damaged_pack_is_named_and_the_other_sessions_are_read(tmp_path:
     assert any(one.what == "pack" and one.name == "2" for one in found)
 
 
+async def test_a_size_that_became_text_hinders_nobody(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    sessions = await _three_sessions(path)
+    _change(path, "UPDATE packs SET raw_bytes = 'x' || raw_bytes WHERE number = 2")
+    async with await StateStore.open(path, RING) as store:
+        await prune(store)
+        await store.save(make_session(make_records(3), session_id="another"), at=9.0)
+        assert len((await store.states(limit=10)).items) == len(sessions) + 1
+    whole, _ = await _readable(path)
+    assert set(sessions) <= whole
+
+
 async def test_a_damaged_snapshot_row_is_named_and_the_session_goes_on_from_the_one_before(tmp_path: Path) -> None:
     path = tmp_path / "state.db"
     sessions = await _three_sessions(path)

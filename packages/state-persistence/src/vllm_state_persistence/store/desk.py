@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 from anyio import to_thread
-from sqlalchemy import insert, select
+from sqlalchemy import Integer, cast, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from vllm_mcp_protocol.errors import StoreDamaged, SuiteError
@@ -132,7 +132,7 @@ class Desk:
 
     async def _content_bytes(self) -> int:
         async with self.reading() as connection:
-            return sum((await connection.execute(select(packs.c.raw_bytes))).scalars())
+            return sum((await connection.execute(select(cast(packs.c.raw_bytes, Integer)))).scalars())
 
     async def _samples(self) -> list[bytes]:
         async with self.reading() as connection:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from anyio import to_thread
-from sqlalchemy import BLOB, Column, Integer, MetaData, Table, delete, func, insert, select, text
+from sqlalchemy import BLOB, Column, Integer, MetaData, Table, cast, delete, func, insert, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from vllm_state_persistence.core.manifest import Ref, Span, decode_chunks, decode_segment
@@ -161,7 +161,8 @@ async def _worth_rewriting(work: Work) -> list[tuple[int, int]]:
         .subquery()
     )
     head = func.substr(packs.c.sealed, 1, 9)
-    query = select(packs.c.number, packs.c.raw_bytes, in_use.c.bytes, head).join(
+    # A flipped bit can turn a number into text, whose worth as a number is all that is asked for here.
+    query = select(packs.c.number, cast(packs.c.raw_bytes, Integer), in_use.c.bytes, head).join(
         in_use, in_use.c.pack == packs.c.number
     )
     rows = [tuple(row) for row in await work.connection.execute(query.order_by(packs.c.number))]
