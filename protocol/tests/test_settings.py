@@ -89,6 +89,8 @@ def test_a_value_with_any_other_character_is_kept(text: str) -> None:
         ("VLLM_HOST", "gpu1:8000"),
         ("DISCOVERY_ENDPOINTS", "http://a:1, b:2"),
         ("DISCOVERY_ENDPOINTS", "ftp://a:1"),
+        ("METRICS_ENDPOINT", "http://127.0.0.1:99999/metrics"),
+        ("METRICS_ENDPOINT", "http://[::1/metrics"),
         ("LOG_LEVEL", "loud"),
         ("HF_HUB_OFFLINE", "maybe"),
         ("ALERT_THRESHOLD_GPU_UTIL", "high"),

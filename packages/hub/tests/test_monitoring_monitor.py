@@ -6,6 +6,7 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,38 @@ async def test_bad_engines_cost_only_their_own_points() -> None:
         assert binary is None or not binary.gauge_stats
         host = monitor.window("host", now_s - 60, now_s)
         assert host is not None
+        await monitor.close()
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:99999", "http://[::1", "http://:0"])
+async def test_an_address_that_is_none_costs_only_its_own_points(url: str) -> None:
+    bad = Watched("e1", "bad", Endpoint(url=url, served_name="bad"))
+    async with engine("good", whole("200 OK", (_TEXT % 1).encode())) as good:
+        monitor = Monitor(lambda: [bad, good], dict, 1.0)
+        await monitor.round()
+        assert monitor.engines["good"].answers
+        assert not monitor.engines["e1"].answers
+        assert monitor.engines["e1"].trouble
+        await monitor.close()
+
+
+async def test_an_engine_that_serves_something_else_or_somewhere_else_is_another_one() -> None:
+    async with (
+        engine("r1", whole("200 OK", (_TEXT % 1).encode())) as first,
+        engine("r1", whole("200 OK", (_TEXT % 2).encode())) as elsewhere,
+    ):
+        now = [first]
+        monitor = Monitor(lambda: now, dict, 1.0)
+        await monitor.round()
+        for changed in (replace(first, name="m/b"), elsewhere):
+            now[0] = changed
+            await monitor.round()
+            assert monitor.engines["r1"].watched == changed
+            assert monitor.engines["r1"].answers
+        assert monitor.timelines.keys() == {"engine:r1", "engine:m/b"}
+        reading = monitor.engines["r1"].last
+        assert reading is not None
+        assert reading.counters["generation_tokens"] == 2.0, "it is asked where it is now"
         await monitor.close()
 
 

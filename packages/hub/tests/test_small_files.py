@@ -39,6 +39,8 @@ def test_hub_toml_is_read(tmp_path: Path) -> None:
         ("idle_exit = 1", "idle_exit"),
         ("[engine]\nenv = { 'A B' = '1' }", "engine.env"),
         ("[engine", "the file"),
+        ("[monitoring]\nendpoint = 'http://127.0.0.1:99999'", "monitoring.endpoint"),
+        ("[monitoring]\nendpoint = 'http://[::1'", "monitoring.endpoint"),
     ],
 )
 def test_a_line_that_cannot_be_read_is_named(tmp_path: Path, text: str, key: str) -> None:

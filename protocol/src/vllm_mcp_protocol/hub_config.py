@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vllm_mcp_protocol.errors import SettingError
+from vllm_mcp_protocol.settings import HttpUrl
 
 EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=200)]
 
@@ -36,7 +37,7 @@ class MonitoringConfig(BaseModel):
     """Of the history; `metrics.db` in the state folder where nothing is said."""
     gpus: bool = True
     alerts: bool = True
-    endpoint: str | None = Field(default=None, pattern=r"^https?://[!-~]+$")
+    endpoint: HttpUrl | None = None
     """A /metrics address to look at beside the engines'."""
     webhook: str | None = Field(default=None, pattern=r"^https?://[!-~]+$")
     """Alerts are posted here as JSON."""

@@ -42,8 +42,8 @@ def _host(value: str) -> str:
         raise ValueError("not a host name or an IP address; VLLM_API_ENDPOINT takes whole URLs") from None
 
 
-def _engine_url(value: str) -> str:
-    """The address of an engine, without the /v1 that guides put behind it."""
+def _http_url(value: str) -> str:
+    """An address that can be asked."""
     try:
         parts = urlsplit(value)
         good = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)
@@ -52,9 +52,16 @@ def _engine_url(value: str) -> str:
         good = False
     if not good:
         raise ValueError(f"{value!r} is not a URL like http://127.0.0.1:8000")
-    return value.rstrip("/").removesuffix("/v1")
+    return value
 
 
+def _engine_url(value: str) -> str:
+    """The address of an engine, without the /v1 that guides put behind it."""
+    return _http_url(value).rstrip("/").removesuffix("/v1")
+
+
+HttpUrl = Annotated[str, Field(pattern=r"^https?://[!-~]+$", max_length=2000), AfterValidator(_http_url)]
+"""What it names need not be there, but whoever asks it gets an answer or a reason."""
 EngineUrl = Annotated[str, AfterValidator(_engine_url)]
 LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_level)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
@@ -136,9 +143,7 @@ class Settings(BaseModel):
     max_session_age_days: int = Field(default=30, ge=1, description="Days that saved sessions are kept")
     # performance-monitor
     monitor_interval_ms: int = Field(default=5000, ge=100, le=3_600_000, description="Time between samples, ms")
-    metrics_endpoint: str | None = Field(
-        default=None, pattern=r"^https?://", description="A /metrics address to read beside the engines'"
-    )
+    metrics_endpoint: HttpUrl | None = Field(default=None, description="A /metrics address to read beside the engines'")
     metrics_db_path: str | None = Field(default=None, description="SQLite file of the metrics history")
     metrics_retention_hours: int = Field(default=168, ge=1, description="Hours of metrics history")
     enable_gpu_monitoring: bool = Field(default=True, description="Sample GPUs through NVML")

@@ -59,7 +59,8 @@ class Seen:
     """What is remembered of a watched engine between looks."""
 
     watched: Watched
-    http: EngineHttp
+    http: EngineHttp | None = None
+    """Made at the first look."""
     reader: EngineReader = field(default_factory=EngineReader)
     following: Following = field(default_factory=Following)
     moving: Moving = field(default_factory=Moving)
@@ -185,21 +186,25 @@ class Monitor:
     def _meet(self, watched: Iterable[Watched]) -> None:
         """Take up engines that are new, and let go of those that are not there any more."""
         now = {one.id: one for one in watched}
-        for engine_id in self.engines.keys() - now.keys():
-            seen = self.engines.pop(engine_id)
-            task = asyncio.get_running_loop().create_task(seen.http.aclose())
-            self._looking[f"closing {engine_id}"] = task
+        for seen in list(self.engines.values()):
+            engine_id = seen.watched.id
+            if now.get(engine_id) != seen.watched:  # it is gone, or serves something else, or somewhere else
+                del self.engines[engine_id]
+                if seen.http is not None:
+                    closing = asyncio.get_running_loop().create_task(seen.http.aclose())
+                    self._looking[f"closing {engine_id}"] = closing
         for engine_id, one in now.items():
-            if engine_id not in self.engines:
-                self.engines[engine_id] = Seen(one, EngineHttp(one.endpoint, timeout_s=LOOK_LIMIT_S))
+            self.engines.setdefault(engine_id, Seen(one))
         for name in [name for name, task in self._looking.items() if task.done() and name not in now]:
             del self._looking[name]
 
     async def _look_at(self, seen: Seen) -> None:
         try:
+            if seen.http is None:
+                seen.http = EngineHttp(seen.watched.endpoint, timeout_s=LOOK_LIMIT_S)
             async with asyncio.timeout(LOOK_LIMIT_S):
                 text = await seen.http.metrics()
-        except (EngineRequestFailed, TimeoutError) as error:
+        except (EngineRequestFailed, TimeoutError, ValueError) as error:  # ValueError: of an address that is none
             seen.answers, seen.trouble = False, str(error) or "it did not answer in time"
             return
         reading = seen.reader.read(text)
@@ -259,7 +264,8 @@ class Monitor:
         await self._write()
         await self._let_go()
         for seen in self.engines.values():
-            await seen.http.aclose()
+            if seen.http is not None:
+                await seen.http.aclose()
 
     # -- questions --------------------------------------------------------------------------------------------------
 
