@@ -15,7 +15,7 @@ from vllm_mcp_hub.core.monitoring.keeping import Ages, Kept
 from vllm_mcp_hub.core.monitoring.points import make_point
 from vllm_mcp_hub.core.monitoring.timeline import MINUTE, QUARTER, RAW, Finished
 from vllm_mcp_hub.monitoring.history import History
-from vllm_mcp_hub.monitoring.monitor import LOOK_LIMIT_S, Monitor, Watched
+from vllm_mcp_hub.monitoring.monitor import LOOK_LIMIT_S, LOOKS_AT_ONCE, Monitor, Watched
 from vllm_mcp_protocol.model import Endpoint
 
 pytestmark = pytest.mark.anyio
@@ -124,6 +124,44 @@ async def test_bad_engines_cost_only_their_own_points() -> None:
         host = monitor.window("host", now_s - 60, now_s)
         assert host is not None
         await monitor.close()
+
+
+async def test_a_shorter_interval_does_not_wait_for_the_end_of_the_long_one() -> None:
+    monitor = Monitor(list, lambda: {"host": {"g": 1.0}}, 3600.0)
+    running = asyncio.create_task(monitor.run())
+    await _until(lambda: monitor.rounds == 1)
+    monitor.look_every(0.1)
+    await _until(lambda: monitor.rounds >= 4)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    await monitor.close()
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def test_many_that_hang_hold_up_each_other_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vllm_mcp_hub.monitoring.monitor.LOOK_LIMIT_S", 0.3)
+    async with engine("good", whole("200 OK", (_TEXT % 1).encode())) as good, engine("bad", _hang) as bad:
+        hanging = [replace(bad, id=f"bad-{number}") for number in range(2 * LOOKS_AT_ONCE)]
+        monitor = Monitor(lambda: [*hanging, good], dict, 1.0)
+        for _ in range(20):
+            await monitor.round()
+            if not any(monitor.engines[one.id].answers for one in hanging):
+                break
+        looks = _looks(monitor, "engine:good")
+        for _ in range(5):
+            await monitor.round()
+        assert _looks(monitor, "engine:good") == looks + 5
+        await monitor.close()
+
+
+def _looks(monitor: Monitor, subject: str) -> int:
+    window = monitor.window(subject, 0, time.time())
+    return 0 if window is None else window.looks
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:99999", "http://[::1", "http://:0"])

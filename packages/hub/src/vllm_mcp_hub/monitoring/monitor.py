@@ -99,6 +99,10 @@ class Monitor:
         self._ages = Ages.of_retention(168)
         self._looking: dict[str, asyncio.Task[None]] = {}
         self._slots = asyncio.Semaphore(LOOKS_AT_ONCE)
+        self._silent_slots = asyncio.Semaphore(LOOKS_AT_ONCE)
+        """For engines that did not answer last time: those that hang hold up each other alone."""
+        self._hastened = asyncio.Event()
+        """Set when the interval changes: the next look may be due at once."""
         self._finished: list[Kept] = []
 
     async def open(self, path: Path) -> None:
@@ -139,6 +143,12 @@ class Monitor:
             if timeline.last is not None or timeline.window(now_s - QUARTER.remembered_s, now_s) is not None:
                 self.timelines[subject] = timeline
 
+    def look_every(self, interval_s: float) -> None:
+        """From now on, also where a look of a long interval is still far away."""
+        if interval_s != self.interval_s:
+            self.interval_s = interval_s
+            self._hastened.set()
+
     async def run(self) -> None:
         """Look for ever, at even steps of the clock that does not jump."""
         due_s = time.monotonic()
@@ -148,11 +158,23 @@ class Monitor:
             if due_s - forgotten_s >= FORGET_EVERY_S:
                 forgotten_s = due_s
                 await self._forget()
-            due_s = max(due_s + self.interval_s, time.monotonic())
-            await asyncio.sleep(due_s - time.monotonic())
+            began_s, due_s = due_s, max(due_s + self.interval_s, time.monotonic())
+            while not await self._slept(due_s - time.monotonic()):
+                due_s = max(began_s + self.interval_s, time.monotonic())
+
+    async def _slept(self, seconds: float) -> bool:
+        """False: the interval changed meanwhile."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._hastened.wait()
+        except TimeoutError:
+            return True
+        self._hastened.clear()
+        return False
 
     async def round(self) -> None:
-        """One look at everything, which takes no longer than the interval; then what is complete is written down."""
+        """One look at everything, which takes no longer than the interval or than one engine may take; then what is
+        complete is written down."""
         self.rounds += 1
         if self._moving is not None:
             path, self._moving = self._moving, None
@@ -162,7 +184,7 @@ class Monitor:
         for seen in list(self.engines.values()):
             self._begin(seen.watched.id, partial(self._look_at, seen))
         if self._looking:
-            await asyncio.wait(self._looking.values(), timeout=max(0.05, self.interval_s * 0.9))
+            await asyncio.wait(self._looking.values(), timeout=max(0.05, min(self.interval_s * 0.9, LOOK_LIMIT_S)))
         self.after_round()
         await self._write()
 
@@ -178,8 +200,7 @@ class Monitor:
 
     async def _guarded(self, name: str, look: Callable[[], Awaitable[None]]) -> None:
         try:
-            async with self._slots:
-                await look()
+            await look()
         except Exception:  # one bad look stops no other
             log.exception("looking at %s failed", name)
 
@@ -199,6 +220,10 @@ class Monitor:
             del self._looking[name]
 
     async def _look_at(self, seen: Seen) -> None:
+        async with self._slots if seen.answers else self._silent_slots:
+            await self._ask(seen)
+
+    async def _ask(self, seen: Seen) -> None:
         try:
             if seen.http is None:
                 seen.http = EngineHttp(seen.watched.endpoint, timeout_s=LOOK_LIMIT_S)

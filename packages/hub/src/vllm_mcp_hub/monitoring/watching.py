@@ -84,7 +84,7 @@ class Monitoring:
         if wish.thresholds is not None:
             self.alerts.set_thresholds(wish.thresholds)
         if wish.interval_ms is not None:
-            self.monitor.interval_s = wish.interval_ms / 1000
+            self.monitor.look_every(wish.interval_ms / 1000)
         if wish.retention_hours is not None:
             self.monitor.keep_for(wish.retention_hours)
         if wish.db_path is not None:
