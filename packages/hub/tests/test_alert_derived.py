@@ -5,13 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllm_mcp_hub.core.alerting.derived import (
-    Progress,
     error_rate,
     increase,
     per_minute,
     queue_growth,
     restarts,
-    stuck_seconds,
     temperature_margin,
 )
 
@@ -62,14 +60,3 @@ def test_rates() -> None:
     assert restarts([0, 1000, 4000, 4100, 9000], now=4500) == 3
     assert temperature_margin(80, 95) == 15
     assert temperature_margin(80, None) is None
-
-
-def test_an_engine_is_stuck_only_while_it_runs_something_and_neither_counter_moves() -> None:
-    def looks(*rows: tuple[int, int, int]) -> list[Progress]:
-        return [Progress(number * 10, *row) for number, row in enumerate(rows)]
-
-    assert stuck_seconds(looks((1, 5, 5), (1, 5, 5), (1, 5, 5))) == 20
-    assert stuck_seconds(looks((1, 5, 5), (1, 5, 6), (1, 5, 7))) == 0, "a long prefill makes steps"
-    assert stuck_seconds(looks((1, 5, 5), (0, 5, 5), (1, 5, 5), (1, 5, 5))) == 10
-    assert stuck_seconds(looks((0, 5, 5), (0, 5, 5))) == 0
-    assert stuck_seconds([]) is None

@@ -52,7 +52,7 @@ class EngineWatch(Value):
     trouble: str = ""
     """Why it does not answer."""
     stuck_s: float | None = None
-    """For how long it has been running requests without getting on."""
+    """For how long it has had requests, running or waiting, without getting on."""
     restarts: int = 0
     """Ends within an hour that nobody had asked for."""
 

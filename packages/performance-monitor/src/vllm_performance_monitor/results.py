@@ -22,7 +22,7 @@ class EngineMetrics(Part):
     engine_id: str | None = None
     answers: bool | None = None
     trouble: str = ""
-    stuck_seconds: float | None = Field(default=None, description="Running requests, and no token and no step")
+    stuck_seconds: float | None = Field(default=None, description="Requests run or wait, and no token and no step")
     covered_seconds: float = Field(description="Seconds of the window that were followed; the rest are gaps")
     throughput: Throughput | None = None
     latency: Latencies | None = None

@@ -51,7 +51,7 @@ _BY_GPU = ("gpu", "uuid", "name")
 
 _METRICS: Mapping[str, _Metric] = {
     "engine_up": _Metric("1 when the engine answers, 0 when it should and does not.", _BY_ENGINE),
-    "engine_stuck_seconds": _Metric("For how long requests have run without getting on.", _BY_ENGINE),
+    "engine_stuck_seconds": _Metric("For how long requests have run or waited without getting on.", _BY_ENGINE),
     "engine_recent_failures": _Metric("Ends within the last hour that nobody had asked for.", _BY_ENGINE),
     "engine_requests_running": _Metric("Requests that run now.", _BY_ENGINE),
     "engine_requests_waiting": _Metric("Requests that wait now.", _BY_ENGINE),

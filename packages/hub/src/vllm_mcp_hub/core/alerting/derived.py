@@ -4,7 +4,6 @@ All return None where the window cannot tell.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 Points = Sequence[tuple[float, float]]
@@ -53,34 +52,6 @@ def error_rate(successful: float, failed: float, *, least: int = _LEAST_REQUESTS
     """`error_rate` of the requests that ended in the window, in percent."""
     total = successful + failed
     return 100 * failed / total if total >= least else None
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """One look at an engine."""
-
-    at: float
-    running: int
-    tokens: float
-    """Prompt and generated tokens since its start."""
-    iterations: float
-    """Scheduler steps since its start: the count of vllm:iteration_tokens_total."""
-
-
-def stuck_seconds(looks: Sequence[Progress]) -> float | None:
-    """`stuck_seconds`: for how long requests have been running without a token and without a step.
-
-    Tokens alone would not do: a long prefill in chunks gives none for a while, but each chunk is a step.
-    """
-    if not looks:
-        return None
-    last = looks[-1]
-    since = last.at
-    for look in reversed(looks):
-        if look.running <= 0 or (look.tokens, look.iterations) != (last.tokens, last.iterations):
-            break
-        since = look.at
-    return max(0.0, last.at - since)
 
 
 def restarts(ended_at: Sequence[float], now: float, *, window_s: float = 3600) -> int:

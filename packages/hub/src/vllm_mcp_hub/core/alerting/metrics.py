@@ -44,7 +44,7 @@ METRICS: dict[str, Metric] = {
         Metric("queue_growth", "growth of the queue", "count"),
         Metric("kv_usage", "KV cache in use", "percent"),
         Metric("preemptions", "preemptions", "per_minute"),
-        Metric("stuck_seconds", "time without progress while requests run", "s"),
+        Metric("stuck_seconds", "time without progress while requests run or wait", "s"),
         Metric("answering", "engine", words=("does not answer", "answers")),
         Metric("restarts", "unasked-for ends within an hour", "count"),
         # of the host

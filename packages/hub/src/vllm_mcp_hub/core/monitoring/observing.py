@@ -4,11 +4,11 @@ Each rule's metric has a window that fits it: a p99 of five minutes, a queue ove
 value is None: the rules know what that means.
 """
 
-from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from vllm_mcp_hub.core.alerting.derived import Progress, error_rate, queue_growth, stuck_seconds
+from vllm_mcp_hub.core.alerting.derived import error_rate, queue_growth
+from vllm_mcp_hub.core.alerting.evaluation import LONGEST_STEP_S
 from vllm_mcp_hub.core.alerting.states import Observation
 from vllm_mcp_hub.core.monitoring.points import Point
 from vllm_mcp_hub.core.monitoring.timeline import RAW, Timeline
@@ -18,31 +18,35 @@ from vllm_mcp_protocol.metrics.histogram import quantile
 LATENCY_S = 300.0
 QUEUE_S = 120.0
 MINUTE_S = 60.0
-PROGRESS_S = 900.0
 _LEAST_REQUESTS = 20
 """A p99 of fewer is their slowest."""
-_MOST_LOOKS = 1000
 _FAILED = ("request_success:abort", "request_success:error")
 
 
 @dataclass(slots=True)
 class Moving:
-    """Whether an engine gets on: its last looks."""
+    """Whether an engine gets on."""
 
-    looks: deque[Progress] = field(default_factory=lambda: deque(maxlen=_MOST_LOOKS))
+    stuck_s: float | None = None
+    """For how long it has had requests, running or waiting, without a token and without a step.
 
-    def look(self, at_s: float, reading: EngineReading) -> None:
+    Tokens alone would not do: a long prefill in chunks gives none for a while, but each chunk is a step.
+    """
+    _at_s: float = 0.0
+    _done: tuple[float, float] | None = None
+    """Tokens and steps since its start at the last look; None when it had nothing to do."""
+
+    def look(self, at_s: float, reading: EngineReading, longest_step_s: float = LONGEST_STEP_S) -> None:
+        """Take what was seen. Since the last look no more than `longest_step_s` passed, whatever the clock says: a
+        host that slept proves nothing."""
         tokens = reading.counters.get("prompt_tokens", 0.0) + reading.counters.get("generation_tokens", 0.0)
         steps = reading.histograms.get("iteration_tokens_total")
-        running = int(reading.gauges.get("num_requests_running", 0.0))
-        self.looks.append(Progress(at_s, running, tokens, 0.0 if steps is None else steps.count))
-        while self.looks[0].at < at_s - PROGRESS_S:
-            self.looks.popleft()
-
-    @property
-    def stuck_s(self) -> float | None:
-        """For how long it has been running requests without a token and without a step."""
-        return stuck_seconds(tuple(self.looks))
+        busy = any(reading.gauges.get(name, 0.0) > 0 for name in ("num_requests_running", "num_requests_waiting"))
+        done = (tokens, 0.0 if steps is None else steps.count) if busy else None
+        passed_s = min(max(at_s - self._at_s, 0.0), longest_step_s)
+        stands = done is not None and done == self._done
+        self.stuck_s = (self.stuck_s or 0.0) + passed_s if stands else 0.0
+        self._at_s, self._done = at_s, done
 
 
 def engine_observations(
