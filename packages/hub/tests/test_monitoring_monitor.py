@@ -143,6 +143,23 @@ async def _until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
+async def test_counters_are_followed_however_rarely_the_engine_is_looked_at() -> None:
+    tokens = iter(range(0, 1000, 10))
+
+    async def counts(writer: asyncio.StreamWriter) -> None:
+        await whole("200 OK", (_TEXT % next(tokens)).encode())(writer)
+
+    async with engine("good", counts) as good:
+        monitor = Monitor(lambda: [good], dict, 300.0)
+        await monitor.round()
+        monitor.engines["good"].following.last_s -= 300  # as if the interval were over
+        await monitor.round()
+        window = monitor.window("engine:good", 0, time.time())
+        assert window is not None
+        assert window.counter("generation_tokens") == 10.0
+        await monitor.close()
+
+
 async def test_many_that_hang_hold_up_each_other_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vllm_mcp_hub.monitoring.monitor.LOOK_LIMIT_S", 0.3)
     async with engine("good", whole("200 OK", (_TEXT % 1).encode())) as good, engine("bad", _hang) as bad:

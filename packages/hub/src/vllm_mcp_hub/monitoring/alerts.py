@@ -51,9 +51,10 @@ class Alerts:
         self.changes: deque[dict[str, Any]] = deque(maxlen=KEPT_CHANGES)
         self.webhook: str | None = None
         self.command: tuple[str, ...] = ()
+        self.interval_s = interval_s
+        """Between two looks."""
         self._root = root
         self._path = root / "alerts.json"
-        self._longest_step_s = max(LONGEST_STEP_S, 3 * interval_s)
         self._thresholds: Mapping[str, float] = {}
         self._stored: dict[str, dict[str, Any]] = {}
         self._states: dict[Key, AlertState] = {}
@@ -127,9 +128,8 @@ class Alerts:
         seen = list(observations)
         self._observed |= {one.metric for one in seen}
         ended = {subject: gone[subject] for subject in subjects(self._states) if subject in gone}
-        self._states, changes = evaluate(
-            self.rules, self._states, seen, now_s, gone=ended, longest_step_s=self._longest_step_s
-        )
+        longest_s = max(LONGEST_STEP_S, 3 * self.interval_s)
+        self._states, changes = evaluate(self.rules, self._states, seen, now_s, gone=ended, longest_step_s=longest_s)
         if changes:
             self.changes += [change.to_json() for change in changes]
             news = [hooks.Delivery(id=one.id, hook=hook, payload=one.to_json(), made_at=now_s)

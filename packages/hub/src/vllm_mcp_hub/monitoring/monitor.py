@@ -15,7 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vllm_mcp_hub.core.monitoring.following import Following
+from vllm_mcp_hub.core.alerting.evaluation import LONGEST_STEP_S
+from vllm_mcp_hub.core.monitoring.following import MOST_STRETCH_S, Following
 from vllm_mcp_hub.core.monitoring.keeping import Ages, HistoryTrouble, Kept
 from vllm_mcp_hub.core.monitoring.observing import Moving
 from vllm_mcp_hub.core.monitoring.points import Point, make_point
@@ -235,8 +236,9 @@ class Monitor:
         reading = seen.reader.read(text)
         at_s = time.time()
         seen.answers, seen.trouble, seen.last = True, "", reading
-        seen.moving.look(at_s, reading)
-        self._add(seen.watched.subject, seen.following.look(at_s, reading))
+        seen.moving.look(at_s, reading, max(LONGEST_STEP_S, self.interval_s))
+        point = seen.following.look(at_s, reading, max(MOST_STRETCH_S, 3 * self.interval_s))
+        self._add(seen.watched.subject, point)
 
     async def _look_at_gauges(self) -> None:
         found = await asyncio.to_thread(self._read_gauges)

@@ -84,7 +84,8 @@ class Monitoring:
         if wish.thresholds is not None:
             self.alerts.set_thresholds(wish.thresholds)
         if wish.interval_ms is not None:
-            self.monitor.look_every(wish.interval_ms / 1000)
+            self.alerts.interval_s = wish.interval_ms / 1000
+            self.monitor.look_every(self.alerts.interval_s)
         if wish.retention_hours is not None:
             self.monitor.keep_for(wish.retention_hours)
         if wish.db_path is not None:
