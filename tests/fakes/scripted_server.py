@@ -114,5 +114,5 @@ async def scripted(script: Script) -> AsyncIterator[Scripted]:
 async def _read(reader: asyncio.StreamReader, send: Callable[[bytes], Awaitable[None]], number: int) -> Request:
     head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:] if line)}
-    body = await reader.readexactly(int(headers["content-length"]))
-    return Request(head[0].split()[1], headers, json.loads(body), send, number)
+    body = await reader.readexactly(int(headers.get("content-length", 0)))
+    return Request(head[0].split()[1], headers, json.loads(body or b"{}"), send, number)

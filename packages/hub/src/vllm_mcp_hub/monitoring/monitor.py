@@ -47,7 +47,8 @@ class Watched:
 
     id: str
     name: str
-    """What it serves: its history goes on under this name when it is started anew."""
+    """What it serves, told apart from others that serve the same: its history goes on under this name when it is
+    started anew."""
     endpoint: Endpoint
 
     @property

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllm_mcp_hub.core.alerting.states import Observation
-from vllm_mcp_hub.core.monitoring.fleet import Fleet, Member
+from vllm_mcp_hub.core.monitoring.fleet import ASLEEP, Fleet, Member
+from vllm_mcp_hub.core.monitoring.naming import Served, told_apart
 from vllm_mcp_hub.core.monitoring.observing import engine_observations, gauge_observations
 from vllm_mcp_hub.core.monitoring.points import Point
 from vllm_mcp_hub.core.monitoring.series import in_steps, measure_of, series_of, tier_for
@@ -66,6 +67,7 @@ class Monitoring:
         self.alerts.webhook, self.alerts.command = config.webhook, tuple(config.command)
         self.monitor.after_round = self._look
         self._was_ready: set[str] = set()
+        self._names: dict[Served, str] = {}
         self._alerts_due_s = 0.0
 
     async def run(self) -> None:
@@ -98,17 +100,29 @@ class Monitoring:
 
     def _watched(self) -> list[Watched]:
         hub = self._hub
+        self._tell_apart()
         found = [
-            Watched(record.id, record.name, record.started_endpoint())
+            Watched(record.id, self._name(record.id, record.name), record.started_endpoint())
             for record in (hub.records[engine.id] for engine in hub.ledger.live() if engine.state in _SERVING)
             if record.endpoint is not None
         ]
         for remote in hub.remotes.values():
             if remote.status in (*_SERVING, EngineStatus.UNREACHABLE) and remote.model_id:
-                found.append(Watched(remote.id, remote.model_id, remote.endpoint))
+                found.append(Watched(remote.id, self._name(remote.id, remote.model_id), remote.endpoint))
         if self._endpoint is not None:
             found.append(Watched("endpoint", self._endpoint, Endpoint(url=self._endpoint, served_name="")))
         return found
+
+    def _tell_apart(self) -> None:
+        hub = self._hub
+        remotes = [Served(remote.id, remote.model_id) for remote in hub.remotes.values() if remote.model_id]
+        engines = {Served(one.id, hub.records[one.id].name): one.state for one in hub.ledger.engines.values()}
+        serving = [one for one, state in engines.items() if state in (*_SERVING, *ASLEEP)]
+        self._names = told_apart(self._names, [*serving, *remotes], {*engines, *remotes})
+
+    def _name(self, engine_id: str, model: str) -> str:
+        """Of an engine that has not served yet: that of those before it."""
+        return self._names.get(Served(engine_id, model), model)
 
     def _read_gauges(self) -> Mapping[str, Mapping[str, float]]:
         gauges = {f"gpu:{one.id}": gpu_gauges(one) for one in self._read_gpus()}
@@ -126,12 +140,13 @@ class Monitoring:
         for engine in hub.ledger.engines.values():
             record = hub.records[engine.id]
             failed = engine.state is EngineStatus.STOPPED and engine.failure is not None
-            yield Member(engine.id, record.name, engine.state, record.was_ready, failed)
+            yield Member(engine.id, self._name(engine.id, record.name), engine.state, record.was_ready, failed)
         for remote in hub.remotes.values():
             if remote.status is EngineStatus.READY:
                 self._was_ready.add(remote.id)
             if remote.model_id:
-                yield Member(remote.id, remote.model_id, remote.status, remote.id in self._was_ready, False)
+                name = self._name(remote.id, remote.model_id)
+                yield Member(remote.id, name, remote.status, remote.id in self._was_ready, False)
 
     def _look(self) -> None:
         """After each round."""

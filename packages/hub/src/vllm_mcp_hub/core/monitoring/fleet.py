@@ -12,10 +12,8 @@ from vllm_mcp_protocol.model import EngineStatus
 MISSED_S = 24 * 3600.0
 RESTARTS_S = 3600.0
 _SERVING = (EngineStatus.READY, EngineStatus.DRAINING)
-_RESTING = (
-    *(EngineStatus.SUSPENDING, EngineStatus.SLEEPING, EngineStatus.WAKE_QUEUED, EngineStatus.WAKING),
-    *(EngineStatus.QUEUED, EngineStatus.STARTING),
-)
+ASLEEP = (EngineStatus.SUSPENDING, EngineStatus.SLEEPING, EngineStatus.WAKE_QUEUED, EngineStatus.WAKING)
+_RESTING = (*ASLEEP, EngineStatus.QUEUED, EngineStatus.STARTING)
 
 
 @dataclass(frozen=True, slots=True)
