@@ -261,14 +261,17 @@ async def test_a_locked_history_stops_no_look_and_loses_nothing(
     monitor = Monitor(list, lambda: {"host": {"g": 1.0}}, 0.1)
     await monitor.open(path)
     await monitor.round()
+    await monitor.written()
     link = sqlite3.connect(path, isolation_level=None)
     link.execute("BEGIN IMMEDIATE")
     for _ in range(2):
         await monitor.round()
+        await monitor.written()
     assert "locked" in (monitor.said or "")
     link.execute("ROLLBACK")
     link.close()
     await monitor.round()
+    await monitor.written()
     assert "locked" not in (monitor.said or "")
     await monitor.close()
     history, _ = await History.open(path)
@@ -278,21 +281,47 @@ async def test_a_locked_history_stops_no_look_and_loses_nothing(
     await history.close()
 
 
+async def test_looks_go_on_while_a_locked_history_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vllm_mcp_hub.monitoring.history.BUSY_S", 600)
+    path = tmp_path / "metrics.db"
+    monitor = Monitor(list, lambda: {"host": {"g": 1.0}}, 0.1)
+    await monitor.open(path)
+    link = sqlite3.connect(path, isolation_level=None)
+    link.execute("BEGIN IMMEDIATE")
+    running = asyncio.create_task(monitor.run())
+    await _until(lambda: _looks(monitor, "host") >= 5)
+    assert monitor.said is None, "the first write is still waiting for the lock"
+    link.execute("ROLLBACK")
+    link.close()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    looks = _looks(monitor, "host")
+    await monitor.close()
+    history, _ = await History.open(path)
+    assert sum(point.looks for point in await history.read("host", RAW, 0, 1e12)) == looks
+    await history.close()
+
+
 async def test_a_full_disk_stops_no_look_and_loses_nothing(tmp_path: Path) -> None:
     """The limit on the size of files is what this process can meet without a disk of its own."""
     path = tmp_path / "metrics.db"
     monitor = Monitor(list, lambda: {"host": {"g": 1.0}}, 0.1)
     await monitor.open(path)
     await monitor.round()
+    await monitor.written()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
     try:
         for _ in range(2):
             await monitor.round()
+            await monitor.written()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert (monitor.said or "").startswith("metrics are not written down")
     await monitor.round()
+    await monitor.written()
     assert monitor.said is None
     await monitor.close()
     history, said = await History.open(path)

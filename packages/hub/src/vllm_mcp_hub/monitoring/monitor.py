@@ -106,6 +106,7 @@ class Monitor:
         self._hastened = asyncio.Event()
         """Set when the interval changes: the next look may be due at once."""
         self._finished: list[Kept] = []
+        self._writing: asyncio.Task[None] | None = None
 
     async def open(self, path: Path) -> None:
         """Begin to keep a history, and recall what it has. One that another hub keeps is left alone."""
@@ -125,6 +126,7 @@ class Monitor:
 
     async def _let_go(self) -> None:
         """Of the history."""
+        await self.written()
         history, self._history = self._history, None
         if history is not None:
             await history.close()
@@ -175,8 +177,8 @@ class Monitor:
         return False
 
     async def round(self) -> None:
-        """One look at everything, which takes no longer than the interval or than one engine may take; then what is
-        complete is written down."""
+        """One look at everything, which takes no longer than the interval or than one engine may take; then
+        what is complete begins to be written down."""
         self.rounds += 1
         if self._moving is not None:
             path, self._moving = self._moving, None
@@ -188,7 +190,8 @@ class Monitor:
         if self._looking:
             await asyncio.wait(self._looking.values(), timeout=max(0.05, min(self.interval_s * 0.9, LOOK_LIMIT_S)))
         self.after_round()
-        await self._write()
+        if self._writing is None or self._writing.done():
+            self._writing = asyncio.get_running_loop().create_task(self._guarded("the history", self._write))
 
     def keep_for(self, hours: int) -> None:
         """How long the history goes back from now on."""
@@ -263,6 +266,11 @@ class Monitor:
         if self._history is not None:
             self._finished += (Kept(subject, one) for one in finished)
 
+    async def written(self) -> None:
+        """Wait for what is being written down; a locked file takes its time."""
+        if self._writing is not None:
+            await self._writing
+
     async def _write(self) -> None:
         if self._history is None or not self._finished:
             return
@@ -289,6 +297,7 @@ class Monitor:
         await asyncio.gather(*self._looking.values(), return_exceptions=True)
         for subject, timeline in self.timelines.items():
             self._keep(subject, timeline.close())
+        await self.written()
         await self._write()
         await self._let_go()
         for seen in self.engines.values():
