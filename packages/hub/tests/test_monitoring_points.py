@@ -148,6 +148,28 @@ def test_what_the_next_hub_recalls_is_neither_lost_nor_twice(chain: list[Point],
         assert looks == len(chain)
 
 
+@given(st.floats(0, 0.8), st.floats(0, 1))
+def test_looks_that_come_fast_are_remembered_together_and_none_is_lost_or_twice(first: float, share: float) -> None:
+    """Edges lie where tiers cannot disagree: on the borders of what is remembered."""
+    ends = [point.end_s for point in _FAST.series(0, 1e12, RAW)]
+    assert len(ends) < 1000, "they came ten times a second for twenty minutes"
+    begin_s = ends[round(first * (len(ends) - 1))]
+    end_s = ends[-1] - share * (ends[-1] - begin_s) // 1
+    end_s = _nearest(ends, end_s)
+    window = _FAST.window(begin_s, end_s)
+    assert (0 if window is None else window.looks) == round((end_s - begin_s) * 10)
+
+
+def _of_tenths(begin_s: float, count: int) -> Timeline:
+    timeline = Timeline()
+    for number in range(count):
+        timeline.add(make_point(begin_s + number / 10, begin_s + (number + 1) / 10, {"g": 1.0}, {"c": 2.0}))
+    return timeline
+
+
+_FAST = _of_tenths(1_000_000.05, 20 * 600)
+
+
 def test_many_at_once_are_what_they_are_one_after_another() -> None:
     """Also where a metric comes and goes."""
     points = [

@@ -31,8 +31,11 @@ QUARTER = Tier("15m", 15 * 60.0, 25 * 3600.0)
 EIGHTH = Tier("3h", 3 * 3600.0, QUARTER.remembered_s)
 TIERS = (RAW, MINUTE, QUARTER)
 """Those that are written down, the finest first."""
-MOST_RAW = 3600
-"""Of each subject: fifteen minutes at four looks a second."""
+LEAST_RAW_S = 1.0
+"""Looks that come faster are remembered together: an engine's look takes some kilobytes, fifteen minutes at ten a
+second tens of megabytes. They are written down as they came."""
+MOST_RAW = 1800
+"""Of each subject: two neighbours cover more than `LEAST_RAW_S`."""
 
 
 class Finished(NamedTuple):
@@ -103,10 +106,17 @@ class Timeline:
         clock was set back."""
         if self._raw and point.end_s <= self._raw[-1].end_s:
             self._raw.clear()
-        self._raw.append(point)
+        self._remember(point)
         while self._raw and self._raw[0].end_s < point.end_s - RAW.remembered_s:
             self._raw.popleft()
         return [Finished(RAW, point.end_s, point), *self._roll_up(point, (self._minutes, self._quarters))]
+
+    def _remember(self, point: Point) -> None:
+        """A raw point; in one with the last where both are short, and of one minute."""
+        last = self.last
+        if last is not None and point.end_s - last.begin_s <= LEAST_RAW_S and _minute(last) == _minute(point):
+            point = together((self._raw.pop(), point)) or point
+        self._raw.append(point)
 
     def _roll_up(self, point: Point, lanes: Iterable[_Lane]) -> list[Finished]:
         done = [one for lane in lanes if (one := lane.add(point)) is not None]
@@ -121,7 +131,7 @@ class Timeline:
         lanes = [lane for lane in (self._minutes, self._quarters) if lane.tier.length_s >= tier.length_s]
         for point in points:
             if tier is RAW:
-                self._raw.append(point)
+                self._remember(point)
             self._roll_up(point, [lane for lane in lanes if not lane.has(point)])
 
     def close(self) -> list[Finished]:
@@ -158,3 +168,7 @@ class Timeline:
             return list(islice(self._raw, bisect_left(ends, begin_s), bisect_right(ends, end_s)))
         lane = self._minutes if tier is MINUTE else self._quarters
         return [one for one in lane.all() if one.end_s >= begin_s and one.begin_s <= end_s]
+
+
+def _minute(point: Point) -> float:
+    return point.end_s // MINUTE.length_s
