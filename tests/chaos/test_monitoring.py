@@ -159,3 +159,32 @@ async def test_news_reach_both_hooks_in_order_through_refusals_and_a_hub_that_di
         assert told(receiver.taken, "any-disk") == ["raised"] == told(commanded(), "any-disk")
         assert receiver.taken[0]["message"]
         assert {"id", "kind", "rule", "severity", "subject", "value", "threshold"} <= receiver.taken[0].keys()
+
+
+@pytest.mark.parametrize("seen", [True, False])
+async def test_an_engine_that_died_is_missed_by_the_next_hub_too(site: HubSite, *, seen: bool) -> None:
+    """Whether the hub saw it die, or died with it."""
+    configure(site, interval_ms=200)
+    (site.state / "alert-rules.toml").write_text("[engine-down]\nfor_seconds = 0\nclear_for_seconds = 0\n")
+    async with site.client() as hub:
+        engine = await ready(hub, "org/a")
+    if not seen:
+        site.kill_hub()
+    for pid in site.members(engine):
+        os.kill(pid, signal.SIGKILL)
+    for _ in range(2):
+        async with site.client() as hub:
+            with anyio.fail_after(LIMIT_S):
+                while not (view := await hub.alerts()).active:
+                    await asyncio.sleep(0.1)
+            rounds = len(looks(site, "host"))
+            await until(lambda: len(looks(site, "host")) > rounds + 30)  # more than one evaluation
+            view = await hub.alerts()
+            assert [(one.rule, one.subject) for one in view.active] == [("engine-down", "engine:org/a")]
+        site.kill_hub()
+    async with site.client() as hub:
+        await ready(hub, "org/a")
+        with anyio.fail_after(LIMIT_S):
+            while (view := await hub.alerts()).active:
+                await asyncio.sleep(0.1)
+    assert [one["kind"] for one in view.changes if one["rule"] == "engine-down"] == ["raised", "cleared"]

@@ -242,6 +242,8 @@ class EngineView(Value):
     estimated_start_s: float | None = None
     created_at: float
     ready_at: float | None = None
+    ended_at: float | None = None
+    """When it was seen to be stopped."""
     last_used_at: float | None = None
     in_flight: int = 0
     """Requests running or waiting, and leases held, whichever is more."""

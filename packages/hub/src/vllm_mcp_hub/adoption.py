@@ -186,6 +186,7 @@ def _unseen_end(hub: Supervisor, folder: EngineDir) -> dict[str, Any] | None:
     if record is None:
         return None
     failure = None if folder.is_stopping() else _why(record)
+    record.ended_at = time.time()
     engine = Engine(
         record.id, record.name, record.devices, 0, EngineStatus.STOPPED, 0, time.monotonic(), failure=failure
     )

@@ -46,6 +46,7 @@ class Record:
     phase_detail: str = ""
     was_ready: bool = False
     ready_at: float | None = None
+    ended_at: float | None = None
     start_took_s: float | None = None
     measured_bytes: int | None = None
     work_done: float | None = None
@@ -115,6 +116,7 @@ class Record:
             estimated_start_s=self.plan.estimated_start_s,
             created_at=self.created_at,
             ready_at=self.ready_at,
+            ended_at=self.ended_at,
             last_used_at=time.time() - (now_s - engine.last_used_s),
             in_flight=max(engine.in_flight, len(engine.leases)),
             options=self.request.options,

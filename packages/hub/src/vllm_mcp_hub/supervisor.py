@@ -196,6 +196,7 @@ class Supervisor:
         if engine.state is EngineStatus.DRAINING:
             self._in_background(asyncio.to_thread(record.dir.mark_draining))
         if engine.state is EngineStatus.STOPPED:
+            record.ended_at = time.time()
             self._retire_record(record, engine)
 
     def _retire_record(self, record: Record, engine: Engine) -> None:

@@ -137,10 +137,14 @@ class Monitoring:
 
     def _members(self) -> Iterator[Member]:
         hub = self._hub
+        for view in hub.past.values():
+            failed = view.failure is not None
+            yield Member(view.id, view.served_name, view.status, view.ready_at is not None, failed, view.ended_at)
         for engine in hub.ledger.engines.values():
             record = hub.records[engine.id]
             failed = engine.state is EngineStatus.STOPPED and engine.failure is not None
-            yield Member(engine.id, self._name(engine.id, record.name), engine.state, record.was_ready, failed)
+            name = self._name(engine.id, record.name)
+            yield Member(engine.id, name, engine.state, record.was_ready, failed, record.ended_at)
         for remote in hub.remotes.values():
             if remote.status is EngineStatus.READY:
                 self._was_ready.add(remote.id)

@@ -1,7 +1,8 @@
 """Which engines should answer, which fell over, and which are gone because somebody wanted that. Pure.
 
 An engine that died stays missed under the name that it served until one of that name serves again, so that its alert
-clears on recovery; after a day nobody is waiting for it any more.
+clears on recovery; after a day nobody is waiting for it any more. A new hub is told of those that died before it, and
+of those that took their place and are gone too, and comes to the same.
 """
 
 from collections.abc import Iterable
@@ -26,6 +27,8 @@ class Member:
     was_ready: bool
     failed: bool
     """It ended, and nobody had asked for that."""
+    ended_at: float | None = None
+    """Unix time."""
 
 
 @dataclass(slots=True)
@@ -52,8 +55,11 @@ class Fleet:
                 known.setdefault(member.name, f"the engine is {member.status}")
             elif member.failed and member.was_ready and member.id not in self._mourned:
                 self._mourned.add(member.id)
-                self.fallen[member.name] = now_s
-                self.ends.setdefault(member.name, []).append(now_s)
+                ended_at = member.ended_at or now_s
+                self.fallen[member.name] = max(ended_at, self.fallen.get(member.name, 0.0))
+                self.ends.setdefault(member.name, []).append(ended_at)
+            if _has_served_since(member, self.fallen.get(member.name)):
+                del self.fallen[member.name]
         for name, at_s in list(self.fallen.items()):
             if known.get(name, "") is None or now_s - at_s > MISSED_S:
                 del self.fallen[name]
@@ -66,3 +72,10 @@ class Fleet:
     def restarts(self, name: str) -> int:
         """How often an engine of that name died within the last hour."""
         return len(self.ends.get(name, ()))
+
+
+def _has_served_since(member: Member, fallen_at: float | None) -> bool:
+    """It took the place of the one that fell then, whatever became of it."""
+    if fallen_at is None or member.failed or not member.was_ready or member.status is EngineStatus.UNREACHABLE:
+        return False
+    return member.ended_at is None or member.ended_at > fallen_at
