@@ -1,17 +1,20 @@
 """The sampler among engines that misbehave, and a history that is full, locked or damaged."""
 
 import asyncio
+import os
 import resource
+import shutil
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from vllm_mcp_hub.core.monitoring.keeping import Ages, Kept
+from vllm_mcp_hub.core.monitoring.keeping import Ages, HistoryTrouble, Kept
 from vllm_mcp_hub.core.monitoring.points import make_point
 from vllm_mcp_hub.core.monitoring.timeline import MINUTE, QUARTER, RAW, Finished
 from vllm_mcp_hub.monitoring.history import History
@@ -241,6 +244,7 @@ async def test_a_damaged_history_is_set_aside_and_a_new_one_begun(tmp_path: Path
     whole_file = path.read_bytes()
     path.write_bytes(damage or whole_file[:4096] + b"\xff" * (len(whole_file) - 4096))
     monitor = Monitor(list, lambda: {"host": {"g": 1.0}}, 0.2)
+    monitor.own_path = path
     await monitor.open(path)
     assert monitor.said
     assert "aside" in monitor.said
@@ -251,6 +255,67 @@ async def test_a_damaged_history_is_set_aside_and_a_new_one_begun(tmp_path: Path
     assert said is None
     assert len(await again.read("host", RAW, 0, 1e12)) == 1
     await again.close()
+
+
+async def test_a_history_of_another_format_is_set_aside_wherever_it_lies(tmp_path: Path) -> None:
+    path = tmp_path / "elsewhere.db"
+    history, _ = await History.open(path)
+    await history.close()
+    with closing(sqlite3.connect(path)) as link:
+        link.execute("PRAGMA user_version = 7")
+    again, said = await History.open(path)
+    await again.close()
+    assert "its format is 7" in (said or "")
+    assert len(list(tmp_path.glob("elsewhere.db.damaged-*"))) == 1
+
+
+async def test_a_hub_that_was_killed_leaves_a_file_that_is_known_for_a_history(tmp_path: Path) -> None:
+    """What SQLite has not yet taken over from its WAL does not count."""
+    history, _ = await History.open(tmp_path / "metrics.db")
+    await history.write([_kept("host", 100.0)])
+    left = tmp_path / "left" / "metrics.db"
+    left.parent.mkdir()
+    for end in ("", "-wal"):
+        shutil.copy(tmp_path / f"metrics.db{end}", left.with_name(left.name + end))
+    await history.close()
+    again, said = await History.open(left)
+    assert (said, len(await again.read("host", RAW, 0, 1e9))) == (None, 1)
+    await again.close()
+
+
+def _text(path: Path) -> None:
+    path.write_text("notes of somebody\n" * 50)
+
+
+def _database(path: Path, version: int) -> None:
+    with closing(sqlite3.connect(path)) as link:
+        link.execute(f"PRAGMA user_version = {version}")
+        link.execute("CREATE TABLE t (a)")
+
+
+@pytest.mark.parametrize(
+    "make", [_text, partial(_database, version=0), partial(_database, version=1), partial(_database, version=7)]
+)
+async def test_a_file_of_somebody_else_is_left_alone(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    path = tmp_path / "theirs" / "metrics.db"
+    path.parent.mkdir()
+    make(path)
+    before = path.read_bytes()
+    monitor = Monitor(list, lambda: {"host": {"g": 1.0}}, 0.1)
+    monitor.own_path = tmp_path / "metrics.db"
+    await monitor.open(path)
+    await monitor.round()
+    await monitor.close()
+    assert "is no history of metrics" in (monitor.said or "")
+    assert path.read_bytes() == before
+    assert {one.name for one in path.parent.iterdir()} <= {"metrics.db", "metrics.db.lock"}
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+async def test_what_is_no_file_is_no_history(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "metrics.db")
+    with pytest.raises(HistoryTrouble, match="no regular file"):
+        await History.open(tmp_path / "metrics.db", own=True)
 
 
 async def test_a_locked_history_stops_no_look_and_loses_nothing(

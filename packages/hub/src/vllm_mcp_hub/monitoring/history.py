@@ -1,14 +1,18 @@
 """The history of samples in one SQLite file. One task writes; readers are never held up (WAL).
 
-What was measured a moment ago may be lost in a power cut, and nothing else: `synchronous=NORMAL`. A file that cannot be
-read is set aside with its date and a new one begun: a history is worth less than the monitoring of what runs now.
+What was measured a moment ago may be lost in a power cut, and nothing else: `synchronous=NORMAL`. A history that cannot
+be read is set aside with its date and a new one begun: it is worth less than the monitoring of what runs now. Whatever
+else lies at its path stays as it is: a history is known by SQLite's `application_id`.
 """
 
+import asyncio
 import json
 import logging
+import sqlite3
+import stat
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +28,7 @@ from vllm_mcp_hub.core.monitoring.timeline import TIERS, Tier
 log = logging.getLogger(__name__)
 
 FORMAT = 1
+APPLICATION = int.from_bytes(b"vMMh")
 BUSY_S = 5.0
 _NUMBERS = {tier: number for number, tier in enumerate(TIERS)}
 _ROWS_AT_ONCE = 2000
@@ -47,10 +52,11 @@ class History:
         self._by_number: dict[int, Layout] = {}
 
     @classmethod
-    async def open(cls, path: Path) -> tuple["History", str | None]:
-        """The history at `path`, made where there is none, and in words what was set aside for it. Raises
-        HistoryTrouble."""
+    async def open(cls, path: Path, *, own: bool = False) -> tuple["History", str | None]:
+        """The history at `path`, made where there is none, and in words what was set aside for it. `own`: nobody else
+        keeps anything at that path. Raises HistoryTrouble."""
         with _told():
+            await asyncio.to_thread(_claim, path, own=own)
             return await cls._opened(path)
 
     @classmethod
@@ -64,14 +70,13 @@ class History:
             for end in ("", "-wal", "-shm"):
                 with suppress(FileNotFoundError):
                     path.with_name(path.name + end).rename(aside.with_name(aside.name + end))
+            await asyncio.to_thread(_claim, path, own=True)
             said = f"the history of metrics could not be read ({error}); it lies aside in {aside}"
             log.warning("%s", said)
             return await cls._open(path), said
 
     @classmethod
     async def _open(cls, path: Path) -> "History":
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path.touch(mode=0o600)
         history = cls(path, _engine(path))
         try:
             async with history._engine.begin() as connection:
@@ -192,8 +197,31 @@ class History:
 def _told() -> Iterator[None]:
     try:
         yield
-    except (SQLAlchemyError, OSError) as error:
+    except (SQLAlchemyError, sqlite3.Error, OSError) as error:
         raise HistoryTrouble(str(getattr(error, "orig", error))) from error
+
+
+def _claim(path: Path, *, own: bool) -> None:
+    """Make a file that is known for a history where there is none. Raises HistoryTrouble for anything else there."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with suppress(FileNotFoundError):
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise HistoryTrouble("what lies there is no regular file")
+        if found.st_size:
+            if not own and _application(path) != APPLICATION:
+                raise HistoryTrouble("what lies there is no history of metrics, and stays as it is; give another path")
+            return
+    path.touch(mode=0o600)
+    with closing(sqlite3.connect(path, timeout=BUSY_S)) as link:
+        link.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        link.execute(f"PRAGMA application_id = {APPLICATION}")  # before WAL, so that the file itself says so at once
+
+
+def _application(path: Path) -> int:
+    """What the header of an SQLite file says; not asked of SQLite, which would take part in the file's locks."""
+    with path.open("rb") as file:
+        return int.from_bytes(file.read(72)[68:])
 
 
 def _engine(path: Path) -> AsyncEngine:
@@ -204,7 +232,7 @@ def _engine(path: Path) -> AsyncEngine:
     @event.listens_for(engine.sync_engine, "connect")
     def configure(connection: Any, _record: object) -> None:
         cursor = connection.cursor()
-        for pragma in ("auto_vacuum = INCREMENTAL", "journal_mode = WAL", "synchronous = NORMAL"):
+        for pragma in ("journal_mode = WAL", "synchronous = NORMAL"):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 

@@ -92,6 +92,8 @@ class Monitor:
         """Set when the history was read, or cannot be."""
         self.after_round: Callable[[], None] = _nothing
         """Called after each round, before what was seen is written down."""
+        self.own_path: Path | None = None
+        """Where nobody else keeps anything."""
         self._watched = watched
         self._read_gauges = read_gauges
         self._history: History | None = None
@@ -116,7 +118,7 @@ class Monitor:
         await self._let_go()
         try:
             self._lock = _locked(path)
-            self._history, self.said = await History.open(path)
+            self._history, self.said = await History.open(path, own=path == self.own_path)
             await self._recall(self._history, time.time())
         except HistoryTrouble as error:
             self.said = f"no history of metrics is kept in {path}: {error}"

@@ -66,6 +66,7 @@ class Monitoring:
         self.alerts = Alerts(hub.root, config.interval_ms / 1000)
         self.alerts.webhook, self.alerts.command = config.webhook, tuple(config.command)
         self.monitor.after_round = self._look
+        self.monitor.own_path = hub.root / DATABASE
         self._was_ready: set[str] = set()
         self._names: dict[Served, str] = {}
         self._alerts_due_s = 0.0
