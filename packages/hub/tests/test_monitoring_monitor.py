@@ -420,3 +420,21 @@ async def test_a_history_that_another_hub_keeps_is_left_alone_and_taken_up_when_
     history, _ = await History.open(path)
     assert len(await history.read("host", RAW, 0, 1e12)) == 2, "a round of the first, and one of the second"
     await history.close()
+
+
+async def test_a_history_that_comes_back_adds_to_what_is_known(tmp_path: Path) -> None:
+    old, new = tmp_path / "old.db", tmp_path / "new.db"
+    now_s = time.time()
+    history, _ = await History.open(old)
+    await history.write([_kept("host", now_s - 60 + number) for number in range(3)])
+    await history.close()
+    monitor = Monitor(list, lambda: {"host": {"g": 1.0}}, 0.1)
+    await monitor.open(new)
+    for looks in range(2, 6):
+        monitor.move_to(old if looks % 2 else new)
+        await monitor.round()
+        await monitor.round()
+        window = monitor.window("host", now_s - 300, time.time() + 1)
+        assert window is not None
+        assert window.looks == 2 * (looks - 1) + (3 if looks > 2 else 0)
+    await monitor.close()

@@ -20,7 +20,7 @@ from vllm_mcp_hub.core.monitoring.following import MOST_STRETCH_S, Following
 from vllm_mcp_hub.core.monitoring.keeping import Ages, HistoryTrouble, Kept
 from vllm_mcp_hub.core.monitoring.observing import Moving
 from vllm_mcp_hub.core.monitoring.points import Point, make_point
-from vllm_mcp_hub.core.monitoring.timeline import MINUTE, QUARTER, RAW, Finished, Tier, Timeline
+from vllm_mcp_hub.core.monitoring.timeline import QUARTER, TIERS, Finished, Tier, Timeline, continued
 from vllm_mcp_protocol.engine_http import EngineHttp
 from vllm_mcp_protocol.errors import EngineRequestFailed
 from vllm_mcp_protocol.metrics.arrangement import EngineReading
@@ -143,9 +143,8 @@ class Monitor:
 
     async def _recall(self, history: "History", now_s: float) -> None:
         for subject in history.subjects()[-_SUBJECTS_MOST:]:
-            timeline = Timeline()
-            for tier in (QUARTER, MINUTE, RAW):
-                timeline.recall(tier, await history.read(subject, tier, now_s - tier.remembered_s, now_s))
+            written = {tier: await history.read(subject, tier, now_s - tier.remembered_s, now_s) for tier in TIERS}
+            timeline = continued(written, self.timelines.get(subject))
             if timeline.last is not None or timeline.window(now_s - QUARTER.remembered_s, now_s) is not None:
                 self.timelines[subject] = timeline
 

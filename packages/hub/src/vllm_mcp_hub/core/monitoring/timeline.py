@@ -7,9 +7,10 @@ alone, so that a day is added up of twenty points and not of a hundred.
 
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from math import inf
 from typing import NamedTuple
 
 from vllm_mcp_hub.core.monitoring.points import Point, together
@@ -172,3 +173,13 @@ class Timeline:
 
 def _minute(point: Point) -> float:
     return point.end_s // MINUTE.length_s
+
+
+def continued(written: Mapping[Tier, Sequence[Point]], known: Timeline | None) -> Timeline:
+    """What was written down, and after it what is known already, which is in memory since it was seen or recalled."""
+    seen = {tier: [] if known is None else known.series(-inf, inf, tier) for tier in TIERS}
+    first_s = min((points[0].begin_s for points in seen.values() if points), default=inf)
+    timeline = Timeline()
+    for tier in reversed(TIERS):
+        timeline.recall(tier, [*(one for one in written[tier] if one.end_s <= first_s), *seen[tier]])
+    return timeline
