@@ -12,8 +12,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import httpx2
-
 from vllm_mcp_hub.core.alerting import hooks
 from vllm_mcp_hub.core.alerting.evaluation import LONGEST_STEP_S, evaluate
 from vllm_mcp_hub.core.alerting.rules import Rule
@@ -28,6 +26,7 @@ from vllm_mcp_hub.core.alerting.states import (
     states_to_json,
     subjects,
 )
+from vllm_mcp_hub.monitoring import sending
 from vllm_mcp_protocol.errors import SuiteError
 from vllm_mcp_protocol.files import write_atomic
 from vllm_mcp_protocol.reading import read_regular
@@ -38,8 +37,6 @@ KEPT_CHANGES = 500
 RULES_FILE = "alert-rules.toml"
 _RULES_BYTES = 1024 * 1024
 _POLICY = hooks.Policy()
-_ATTEMPT_S = 20.0
-_WORDS_BYTES = 500
 
 
 class Alerts:
@@ -185,13 +182,13 @@ class Alerts:
 
     async def _deliver(self, delivery: hooks.Delivery, now_s: float) -> None:
         try:
-            async with asyncio.timeout(_ATTEMPT_S):
+            async with asyncio.timeout(sending.ATTEMPT_S):
                 if delivery.hook == "webhook":
-                    result = await _post(self.webhook or "", delivery.payload)
+                    result = await sending.post(self.webhook or "", delivery.payload)
                 else:
-                    result = await _run(self.command, delivery.payload)
+                    result = await sending.run(self.command, delivery.payload)
         except Exception as error:  # whatever a receiver does, it is tried again
-            result = hooks.Result("failed", str(error)[:_WORDS_BYTES] or type(error).__name__)
+            result = hooks.Result("failed", str(error)[: sending.WORDS_BYTES] or type(error).__name__)
         self._queue, dropped = hooks.finished(self._queue, delivery, result, now_s, _POLICY)
         _tell(dropped)
         self._keep()
@@ -236,30 +233,3 @@ class Alerts:
 def _tell(dropped: Iterable[hooks.Dropped]) -> None:
     for one in dropped:
         log.warning("the alert %s was not delivered to the %s: %s", one.delivery.id, one.delivery.hook, one.reason)
-
-
-async def _post(url: str, payload: Mapping[str, Any]) -> hooks.Result:
-    """POST as JSON; redirects are not followed."""
-    async with httpx2.AsyncClient(timeout=_ATTEMPT_S, follow_redirects=False, trust_env=False) as client:
-        response = await client.post(url, json=dict(payload))
-    outcome = hooks.outcome_of_status(response.status_code)
-    after = response.headers.get("retry-after", "")
-    return hooks.Result(outcome, f"it answered {response.status_code}", float(after) if after.isdecimal() else None)
-
-
-async def _run(command: tuple[str, ...], payload: Mapping[str, Any]) -> hooks.Result:
-    """The program with the alert as JSON on its standard input; exit status 0 means that it was taken."""
-    process = await asyncio.create_subprocess_exec(
-        *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
-    )
-    try:
-        _, words = await process.communicate(json.dumps(payload).encode())
-    except BaseException:
-        if process.returncode is None:
-            process.kill()
-        raise
-    if process.returncode == 0:
-        return hooks.Result("delivered")
-    return hooks.Result(
-        "failed", f"it ended with {process.returncode}: {words[-_WORDS_BYTES:].decode(errors='replace')}"
-    )
