@@ -17,12 +17,14 @@ from vllm_mcp_hub.core.alerting.hooks import (
     enqueue,
     expire,
     finished,
+    for_hooks,
     next_look_s,
     outcome_of_status,
     queue_from_json,
     queue_to_json,
     started,
     to_send,
+    troubles,
 )
 from vllm_mcp_protocol.errors import BadInput
 
@@ -144,6 +146,20 @@ def test_old_news_is_given_up_but_not_untried() -> None:
     left, dropped = expire(queue, 10_001, POLICY)
     assert [one.id for one in left] == ["n2"]
     assert dropped[0].reason == "not delivered within 10000 s; 503"
+
+
+def test_news_for_a_hook_that_was_removed_are_given_up_also_untried() -> None:
+    left, dropped = for_hooks(filled(delivery(1), delivery(2, "b")), ["b"])
+    assert ([one.id for one in left], [one.delivery.id for one in dropped]) == (["n2"], ["n1"])
+
+
+def test_what_a_hook_said_last_is_told_while_news_wait_for_it() -> None:
+    queue = started(filled(delivery(1), delivery(2), delivery(3, "b")), delivery(1), 0)
+    assert troubles(queue) == {}
+    queue, _ = finished(queue, delivery(1), BUSY, 0, POLICY)
+    assert troubles(queue) == {"a": "503"}
+    queue, _ = finished(started(queue, delivery(1), 5), delivery(1), OK, 5, POLICY)
+    assert troubles(queue) == {}
 
 
 @pytest.mark.parametrize("entry", [None, 3, {}, {"id": "x"}, {"id": "", "hook": "a", "payload": {}, "made_at": 0}])

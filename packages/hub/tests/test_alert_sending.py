@@ -1,6 +1,8 @@
 """Hooks that do what they like, given real news: a server's endless answer, programs that shout or never end."""
 
 import asyncio
+import logging
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -8,7 +10,9 @@ import anyio
 import pytest
 
 from tests.fakes.scripted_server import Request, chunked, scripted
+from vllm_mcp_hub.core.alerting.states import Observation
 from vllm_mcp_hub.host.launch import stat_fields
+from vllm_mcp_hub.monitoring.alerts import Alerts
 from vllm_mcp_hub.monitoring.sending import post, run
 
 pytestmark = pytest.mark.anyio
@@ -71,3 +75,19 @@ async def test_of_a_program_that_is_given_up_nothing_is_left(tmp_path: Path) -> 
             await work
         while (fields := stat_fields(int(started.read_text()))) is not None and fields[0] not in "ZX":
             await asyncio.sleep(0.02)
+
+
+async def test_a_hook_that_does_not_work_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    alerts = Alerts(tmp_path, 1.0)
+    alerts.set_rule("any-disk", {"metric": "disk_used", "threshold": 1.5, "for_seconds": 0})
+    alerts.command = ("/there/is/none",)
+    with caplog.at_level(logging.WARNING), anyio.fail_after(LIMIT_S):
+        alerts.look([Observation("host", "disk_used", 50.0, time.time())], {}, time.time())
+        while not alerts.notes:
+            await asyncio.sleep(0.02)
+    for said in (*alerts.notes, caplog.text):
+        assert "No such file" in said
+    assert alerts.undelivered == 1
+    alerts.command = ()
+    alerts.look([], {}, time.time())
+    assert (alerts.undelivered, alerts.notes) == (0, [])

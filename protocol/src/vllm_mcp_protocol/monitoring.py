@@ -125,7 +125,7 @@ class AlertsView(Value):
     undelivered: int = 0
     """News that no hook has taken yet."""
     note: str = ""
-    """Why a rule that somebody gave does not hold."""
+    """Why a rule that somebody gave does not hold, a hook takes nothing, or nothing is looked for."""
 
 
 class GpusView(Value):

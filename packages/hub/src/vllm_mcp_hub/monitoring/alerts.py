@@ -170,11 +170,10 @@ class Alerts:
         return [name for name, there in (("webhook", self.webhook), ("command", self.command)) if there]
 
     def _send(self, now_s: float) -> None:
-        self._queue, dropped = hooks.expire(self._queue, now_s, _POLICY)
-        _tell(dropped)
+        self._queue, removed = hooks.for_hooks(self._queue, self._hooks())
+        self._queue, expired = hooks.expire(self._queue, now_s, _POLICY)
+        _tell((*removed, *expired))
         for delivery in hooks.to_send(self._queue, now_s, _POLICY):
-            if delivery.hook not in self._hooks():
-                continue
             self._queue = hooks.started(self._queue, delivery, now_s)
             work = self._deliver(delivery, now_s)
             self._sending[f"{delivery.hook} {delivery.id}"] = asyncio.get_running_loop().create_task(work)
@@ -189,9 +188,18 @@ class Alerts:
                     result = await sending.run(self.command, delivery.payload)
         except Exception as error:  # whatever a receiver does, it is tried again
             result = hooks.Result("failed", str(error)[: sending.WORDS_BYTES] or type(error).__name__)
+        if result.outcome == "failed" and result.error != delivery.last_error:
+            log.warning("the %s did not take the alert %s: %s", delivery.hook, delivery.id, result.error)
         self._queue, dropped = hooks.finished(self._queue, delivery, result, now_s, _POLICY)
         _tell(dropped)
         self._keep()
+
+    @property
+    def notes(self) -> list[str]:
+        """What does not work, in words."""
+        troubles = hooks.troubles(self._queue).items()
+        silent = [f"the {hook} does not take alerts, and is tried again: {error}" for hook, error in troubles]
+        return [*([self.trouble] if self.trouble else ()), *silent]
 
     @property
     def undelivered(self) -> int:

@@ -6,7 +6,7 @@ import os
 import signal
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import httpx2
 
@@ -40,12 +40,11 @@ async def run(command: Sequence[str], payload: Mapping[str, Any]) -> hooks.Resul
         stderr=asyncio.subprocess.PIPE,
         start_new_session=True,
     )
-    assert process.stdin is not None
-    assert process.stderr is not None
+    stdin, stderr = cast(asyncio.StreamWriter, process.stdin), cast(asyncio.StreamReader, process.stderr)
     try:
-        process.stdin.write(json.dumps(payload).encode())
-        process.stdin.close()
-        words = await _end_of(process.stderr)
+        stdin.write(json.dumps(payload).encode())
+        stdin.close()
+        words = await _end_of(stderr)
         status = await process.wait()
     except BaseException:
         with suppress(ProcessLookupError):

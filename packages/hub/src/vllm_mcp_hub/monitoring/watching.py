@@ -47,6 +47,7 @@ ALERTS_EVERY_S = 4.0
 _RECALL_LIMIT_S = 10.0
 """A question waits so long for the history; a week of 16 engines takes a second."""
 _RECALLING = "the history is still being read: what is older than this hub is missing"
+_ALERTS_OFF = "alerts are off (ENABLE_ALERTS of a client, or alerts in [monitoring] of hub.toml)"
 _SERVING = (EngineStatus.READY, EngineStatus.DRAINING)
 
 
@@ -276,7 +277,7 @@ class Monitoring:
             changes=tuple(self.alerts.changes),
             rules=tuple(AlertRuleView(**asdict(rule)) for rule in self.alerts.rules),
             undelivered=self.alerts.undelivered,
-            note=self.alerts.trouble or "",
+            note="; ".join((*(() if self._alerting else (_ALERTS_OFF,)), *self.alerts.notes)),
         )
 
 

@@ -6,7 +6,7 @@ deliveries go out in order, one at a time, so that "cleared" never overtakes "ra
 other. There is one hub for each host, so attempts need no random spread.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from typing import Any, Literal
@@ -106,6 +106,17 @@ def expire(queue: Queue, now: float, policy: Policy) -> tuple[Queue, tuple[Dropp
     reason = f"not delivered within {policy.give_up_after_s:g} s"
     left = tuple(one for one in queue if one not in old)
     return left, tuple(Dropped(one, f"{reason}; {one.last_error}".rstrip("; ")) for one in old)
+
+
+def for_hooks(queue: Queue, there: Collection[str]) -> tuple[Queue, tuple[Dropped, ...]]:
+    """The queue without what is for hooks that are not there any more."""
+    left = tuple(one for one in queue if one.hook in there)
+    return left, tuple(Dropped(one, "there is no such hook any more") for one in queue if one.hook not in there)
+
+
+def troubles(queue: Queue) -> dict[str, str]:
+    """By hook: what it said the last time to the news that wait for it."""
+    return {one.hook: one.last_error for one in _heads(queue) if one.last_error}
 
 
 def to_send(queue: Queue, now: float, policy: Policy) -> tuple[Delivery, ...]:
