@@ -181,6 +181,29 @@ def test_what_set_alert_rule_stores_adds_up_and_is_what_compose_makes_of_it() ->
     assert named("kv-pressure", compose(stored=stored)) == third
 
 
+def test_a_new_rule_looks_in_the_direction_of_its_metric() -> None:
+    _, rule = with_stored({}, "little-disk", {"metric": "disk_free_gib", "threshold": 1})
+    assert (rule.direction, rule.is_beyond(68), rule.is_beyond(0.5)) == ("below", False, True)
+    mine = {"mine": {"metric": "kv_usage", "threshold": 90}}
+    _, rule = with_stored(mine, "mine", {"metric": "temperature_margin", "threshold": 3})
+    assert rule.direction == "below"
+    file = rules_of_file(tomllib.loads('[much-disk]\nmetric = "disk_free_gib"\nthreshold = 900\ndirection = "above"'))
+    assert named("much-disk", compose(file=file)).direction == "above"
+
+
+def test_a_stored_clear_threshold_stands_in_the_way_of_no_variable() -> None:
+    stored, rule = with_stored({}, "kv-pressure", {"clear_threshold": 85})
+    assert (rule.threshold, rule.clear_threshold) == (95, 85)
+    rule = named("kv-pressure", compose(thresholds={"kv_usage": 80}, stored=stored))
+    assert (rule.threshold, rule.clear_threshold) == (80, 80)
+    stored, _ = with_stored({}, "disk-free", {"clear_threshold": 8})
+    rule = named("disk-free", compose(thresholds={"disk_free_gib": 20}, stored=stored))
+    assert (rule.threshold, rule.clear_threshold) == (20, 20)
+    for name, clear, words in (("kv-pressure", 96, "at most the threshold, 95"), ("disk-free", 3, "at least")):
+        with pytest.raises(BadInput, match=words):
+            with_stored({}, name, {"clear_threshold": clear})
+
+
 def test_rules_are_bounded_in_number() -> None:
     many = {f"rule-{number}": {"metric": "kv_usage", "threshold": number + 2} for number in range(200)}
     with pytest.raises(BadInput, match="at most 200"):

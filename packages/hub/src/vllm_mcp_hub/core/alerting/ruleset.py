@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from vllm_mcp_hub.core.alerting.builtin import BUILT_IN
-from vllm_mcp_hub.core.alerting.metrics import METRICS, metric_named
+from vllm_mcp_hub.core.alerting.metrics import METRICS, metric_named, read_threshold
 from vllm_mcp_hub.core.alerting.rules import Rule, refusal, rule_with
 from vllm_mcp_protocol.errors import BadInput, SettingError
 
@@ -19,6 +19,7 @@ RuleFields = Mapping[str, Mapping[str, Any]]
 
 FROM_FILE = "rules file"
 FROM_TOOL = "set-alert-rule"
+_DIRECTIONS = {rule.metric: rule.direction for rule in BUILT_IN}
 MOST_RULES = 200
 """Every rule is evaluated for every subject, every few seconds."""
 
@@ -35,7 +36,9 @@ def compose(
 
     `thresholds` are `Settings.alert_thresholds`; `observed` are the metrics that this host observes beside those of
     `METRICS`. A threshold for a metric without a built-in rule makes a rule of its own. A rule that is off unless
-    somebody gives a threshold is on once that happened, and stays off where somebody said `enabled = false`.
+    somebody gives a threshold is on once that happened, and stays off where somebody said `enabled = false`. A new rule
+    looks in the direction of the built-in one for its metric. A clear threshold that was stored alone ends where the
+    threshold is that holds now.
 
     Raises SettingError for the file and the variables, BadInput for what was stored and for too many rules.
     """
@@ -51,6 +54,7 @@ def compose(
         given = {"threshold": value} if name in rules else {"metric": metric, "threshold": value}
         _layer(rules, said, name, given, variable, SettingError, known)
     for name, given in (stored or {}).items():
+        given = _fitting(rules.get(name), given)
         _layer(rules, said, name, given, FROM_TOOL, BadInput, known)
     if len(rules) > MOST_RULES:
         raise refusal(BadInput, "alert rules", "number of rules", len(rules), f"at most {MOST_RULES}")
@@ -73,7 +77,12 @@ def with_stored(
     fields = {field: value for field, value in given.items() if value is not None}
     merged = {**{key: dict(value) for key, value in stored.items()}, name: {**stored.get(name, {}), **fields}}
     rules = compose(file=file, thresholds=thresholds, stored=merged, observed=observed)
-    return merged, next(rule for rule in rules if rule.name == name)
+    rule = next(rule for rule in rules if rule.name == name)
+    clear = fields.get("clear_threshold")
+    if clear is not None and rule.clear_threshold != read_threshold(rule.metric, clear):
+        most = f"{'at least' if rule.direction == 'below' else 'at most'} the threshold, {rule.threshold:g}"
+        raise refusal(BadInput, f"alert rule {name!r}", "clear_threshold", clear, most)
+    return merged, rule
 
 
 def rules_of_file(content: Mapping[str, Any]) -> RuleFields:
@@ -98,13 +107,25 @@ def _layer(
 ) -> None:
     """Put one layer's fields over one rule. `said` are the rules of which somebody said whether they are on."""
     base = rules.get(name)
-    if isinstance(metric := given.get("metric"), str):
+    metric = given.get("metric")
+    if isinstance(metric, str):
         _check_metric(metric, known, f"alert rule {name!r}: metric", kind)
+    if isinstance(metric, str) and "direction" not in given and (base is None or metric != base.metric):
+        given = {**given, "direction": _DIRECTIONS.get(metric, "above")}
     if "enabled" in given:
         said.add(name)
     elif base is not None and "threshold" in given and name not in said:
         given = {**given, "enabled": True}
     rules[name] = rule_with(name, base, given, origin=origin, kind=kind)
+
+
+def _fitting(base: Rule | None, given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What was stored of a rule whose threshold is another one now, as it can be used."""
+    clear = given.get("clear_threshold")
+    if base is None or "threshold" in given or not isinstance(clear, (int, float)):
+        return given
+    closest = max if given.get("direction", base.direction) == "below" else min
+    return {**given, "clear_threshold": closest(read_threshold(base.metric, clear), base.threshold)}
 
 
 def _check_metric(metric: str, known: Collection[str], where: str, kind: type[BadInput]) -> None:
