@@ -94,6 +94,8 @@ def test_a_value_with_any_other_character_is_kept(text: str) -> None:
         ("LOG_LEVEL", "loud"),
         ("HF_HUB_OFFLINE", "maybe"),
         ("ALERT_THRESHOLD_GPU_UTIL", "high"),
+        ("ALERT_THRESHOLD_GPU_UTIL", "nan"),
+        ("METRICS_RETENTION_HOURS", "100000"),
         ("VLLM_DTYPE", "int3"),
     ],
 )

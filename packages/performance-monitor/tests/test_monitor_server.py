@@ -215,6 +215,30 @@ async def test_the_resources_tell_the_same(desk: MonitorDesk) -> None:
     assert json.loads((await desk.client.read_resource("alerts://active")).contents[0].text)["alerts"] == []  # type: ignore[union-attr]
 
 
+async def test_settings_of_two_clients_change_the_hub_for_both_and_are_written_down(
+    new_desk: Callable[..., MonitorDesk], site: HubSite
+) -> None:
+    thresholds = {"ALERT_THRESHOLD_KV_USAGE": "80"}, {"ALERT_THRESHOLD_GPU_UTIL": "70"}
+    async with new_desk().open(variables={**thresholds[0], "MONITOR_INTERVAL_MS": "300"}) as desk:
+        await desk.call("get-alerts")
+    async with new_desk().open(variables={**thresholds[1], "ENABLE_ALERTS": "false"}) as desk:
+        assert "alerts are off" in " ".join((await desk.call("get-alerts"))["notes"])
+    async with site.client() as hub:
+        assert {"kv_usage": 80, "gpu_util": 70}.items() <= {
+            rule.metric: rule.threshold for rule in (await hub.alerts()).rules
+        }.items()
+        assert (await hub.metrics(60)).interval_s == 0.3
+        refused = {**QUICK, "VLLM_MCP_READ_ONLY": "1"}
+        async with new_desk().open(variables=refused) as desk:
+            await desk.call("get-alerts")
+        assert (await hub.metrics(60)).interval_s == 0.3, "who may only read changes nothing"
+        async with new_desk().open(variables={"MONITOR_INTERVAL_MS": "5000", "ENABLE_ALERTS": "true"}) as desk:
+            assert (await desk.call("get-alerts"))["notes"] == [], "a default can be asked for"
+        assert (await hub.metrics(60)).interval_s == 5
+    written = [json.loads(line) for line in (site.state / "audit.jsonl").read_text().splitlines()]
+    assert [one["interval_ms"] for one in written if "interval_ms" in one] == [300, 5000]
+
+
 def test_every_tool_is_named_in_the_instructions() -> None:
     from vllm_performance_monitor.description import DESCRIPTION
 

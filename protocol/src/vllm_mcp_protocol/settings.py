@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from ipaddress import IPv6Address
+from math import isfinite, nan
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
@@ -145,7 +146,7 @@ class Settings(BaseModel):
     monitor_interval_ms: int = Field(default=5000, ge=100, le=3_600_000, description="Time between samples, ms")
     metrics_endpoint: HttpUrl | None = Field(default=None, description="A /metrics address to read beside the engines'")
     metrics_db_path: str | None = Field(default=None, description="SQLite file of the metrics history")
-    metrics_retention_hours: int = Field(default=168, ge=1, description="Hours of metrics history")
+    metrics_retention_hours: int = Field(default=168, ge=1, le=24 * 366, description="Hours of metrics history")
     enable_gpu_monitoring: bool = Field(default=True, description="Sample GPUs through NVML")
     enable_alerts: bool = Field(default=True, description="Evaluate alert rules")
     alert_thresholds: Mapping[str, float] = Field(
@@ -248,9 +249,12 @@ def _thresholds(given: Mapping[str, str]) -> dict[str, float]:
     for name, value in given.items():
         if name.startswith(_THRESHOLD):
             try:
-                found[name.removeprefix(_THRESHOLD).lower()] = float(value)
+                threshold = float(value)
             except ValueError:
-                raise _refusal(name, value, "a number") from None
+                threshold = nan
+            if not isfinite(threshold):
+                raise _refusal(name, value, "a finite number")
+            found[name.removeprefix(_THRESHOLD).lower()] = threshold
     return found
 
 

@@ -17,13 +17,17 @@ side; both load the engines for minutes: ask the user before.
 Errors carry a code, a message and a `suggestion`: follow it. Latencies are milliseconds, sizes MiB, shares percent. \
 null means that nothing was measured, never zero."""
 
-_VARIABLES = (
+_WISHES = (
     "MONITOR_INTERVAL_MS",
     "METRICS_ENDPOINT",
     "METRICS_DB_PATH",
     "METRICS_RETENTION_HOURS",
     "ENABLE_GPU_MONITORING",
     "ENABLE_ALERTS",
+)
+"""When they are unset, what the hub holds applies, and that is no constant."""
+
+_VARIABLES = (
     "VLLM_API_ENDPOINT",
     "VLLM_API_KEY",
     "DISCOVERY_ENDPOINTS",
@@ -51,6 +55,10 @@ DESCRIPTION = ServerDescription(
     distribution="vllm-performance-monitor",
     command="vllm-performance-monitor",
     module_build="vllm_performance_monitor.server:build_server",
-    environment=(*(EnvVar(name) for name in _VARIABLES), *_THRESHOLDS),
+    environment=(
+        *(EnvVar(name, default="") for name in _WISHES),
+        *(EnvVar(name) for name in _VARIABLES),
+        *_THRESHOLDS,
+    ),
     by_hand=("exporter", "dashboard"),
 )

@@ -37,15 +37,17 @@ class Workplace:
 
 
 def wish_of(settings: Settings) -> MonitoringWish:
-    """What was set and is not the default: a client that says nothing changes nothing for the others."""
-    given = {name: getattr(settings, name) for name in _WISHES}
-    changed = {name: value for name, value in given.items() if value != Settings.model_fields[name].default}
+    """What was set, also to a default: a client that says nothing, or may change nothing, changes nothing for the
+    others."""
+    if settings.vllm_mcp_read_only:
+        return MonitoringWish()
+    said = {name: getattr(settings, name) for name in _WISHES if name in settings.model_fields_set}
     return MonitoringWish(
-        interval_ms=changed.get("monitor_interval_ms"),
-        retention_hours=changed.get("metrics_retention_hours"),
+        interval_ms=said.get("monitor_interval_ms"),
+        retention_hours=said.get("metrics_retention_hours"),
         db_path=None if settings.metrics_db_path is None else os.path.abspath(settings.metrics_db_path),
-        gpus=changed.get("enable_gpu_monitoring"),
-        alerts=changed.get("enable_alerts"),
+        gpus=said.get("enable_gpu_monitoring"),
+        alerts=said.get("enable_alerts"),
         thresholds=dict(settings.alert_thresholds) or None,
         endpoint=settings.metrics_endpoint,
     )

@@ -68,9 +68,10 @@ class Alerts:
     # -- rules ------------------------------------------------------------------------------------------------------
 
     def set_thresholds(self, thresholds: Mapping[str, float]) -> None:
-        """Of ALERT_THRESHOLD_<METRIC>. Raises SettingError, changing nothing."""
-        compose(file=self._file, thresholds=thresholds, stored=self._stored, observed=self._observed)
-        self._thresholds = dict(thresholds)
+        """Of ALERT_THRESHOLD_<METRIC>; those of other metrics stay. Raises SettingError, changing nothing."""
+        together = {**self._thresholds, **thresholds}
+        compose(file=self._file, thresholds=together, stored=self._stored, observed=self._observed)
+        self._thresholds = together
         self.rules = self._composed()
 
     def set_rule(self, name: str, given: Mapping[str, Any]) -> Rule:

@@ -97,6 +97,7 @@ class Monitoring:
         self._gpus = self._gpus if wish.gpus is None else wish.gpus
         self._alerting = self._alerting if wish.alerts is None else wish.alerts
         self._endpoint = wish.endpoint or self._endpoint
+        self._hub.audit.write("monitoring", **wish.model_dump(exclude_none=True))
 
     # -- what is looked at ------------------------------------------------------------------------------------------
 
