@@ -17,6 +17,7 @@ from tests.chaos.waiting import ready
 from tests.fakes.scripted_server import Request, scripted
 from tests.hubs import HubSite
 from vllm_mcp_hub.core.monitoring.timeline import RAW, TIERS
+from vllm_mcp_protocol.monitoring import MonitoringWish
 
 pytestmark = pytest.mark.anyio
 
@@ -190,3 +191,20 @@ async def test_an_engine_that_died_is_missed_by_the_next_hub_too(site: HubSite, 
             while (view := await hub.alerts()).active:
                 await asyncio.sleep(0.1)
     assert [one["kind"] for one in view.changes if one["rule"] == "engine-down"] == ["raised", "cleared"]
+
+
+async def test_an_audit_log_that_cannot_be_written_stops_no_alert(site: HubSite) -> None:
+    configure(site, interval_ms=200)
+    (site.state / "audit.jsonl").mkdir()
+    (site.state / "alert-rules.toml").write_text(
+        '[any-disk]\nmetric = "disk_used"\nthreshold = 0.001\nfor_seconds = 0\n'
+    )
+    async with site.client() as hub:
+        with anyio.fail_after(LIMIT_S):
+            while not (await hub.alerts()).active:
+                await asyncio.sleep(0.1)
+        pids, enough = site.hub_pids(), len(looks(site, "host")) + 3
+        await hub.set_monitoring(MonitoringWish(interval_ms=300))
+        await hub.set_alert_rule("any-disk", {"threshold": 0.002})
+        await until(lambda: len(looks(site, "host")) > enough)
+        assert site.hub_pids() == pids == [hub.hub_pid]

@@ -97,7 +97,11 @@ class Monitoring:
         self._gpus = self._gpus if wish.gpus is None else wish.gpus
         self._alerting = self._alerting if wish.alerts is None else wish.alerts
         self._endpoint = wish.endpoint or self._endpoint
-        self._hub.audit.write("monitoring", **wish.model_dump(exclude_none=True))
+        self._write_down("monitoring", **wish.model_dump(exclude_none=True))
+
+    def _write_down(self, event: str, **fields: object) -> None:
+        with suppress(OSError):  # a full disk must end neither the sampler nor a question
+            self._hub.audit.write(event, **fields)
 
     # -- what is looked at ------------------------------------------------------------------------------------------
 
@@ -176,7 +180,7 @@ class Monitoring:
         }
         for change in self.alerts.look(observations, gone, now_s):
             log.info("alert %s: %s", change.kind, change.message)
-            self._hub.audit.write("alert", **{"alert": change.id, "kind": change.kind, "rule": change.rule})
+            self._write_down("alert", alert=change.id, kind=change.kind, rule=change.rule)
 
     def _observations(
         self, known: Mapping[str, str | None], seen: Mapping[str, Seen], now_s: float
@@ -267,7 +271,7 @@ class Monitoring:
     def set_rule(self, name: str, given: Mapping[str, object]) -> AlertRuleView:
         """What set-alert-rule asks for. Raises BadInput, changing nothing."""
         rule = self.alerts.set_rule(name, given)
-        self._hub.audit.write("alert-rule", rule=name, given=dict(given))
+        self._write_down("alert-rule", rule=name, given=dict(given))
         return AlertRuleView(**asdict(rule))
 
     def alerts_view(self) -> AlertsView:
