@@ -152,6 +152,16 @@ async def test_bad_rules_are_refused_and_change_nothing(desk: MonitorDesk) -> No
     assert (await desk.call("get-alerts"))["notes"] == []
 
 
+async def test_what_was_changed_of_a_rule_can_be_undone(desk: MonitorDesk) -> None:
+    await desk.call("set-alert-rule", rule="mine", metric="kv_usage", threshold=70)
+    await desk.call("set-alert-rule", rule="kv-pressure", threshold=80)
+    assert (await desk.call("set-alert-rule", rule="mine", undo=True))["rule"] is None
+    built_in = (await desk.call("set-alert-rule", rule="kv-pressure", undo=True))["rule"]
+    assert (built_in["threshold"], built_in["origin"]) == (95, "built in")
+    await desk.fail("set-alert-rule", "INVALID_ARGUMENT", rule="mine", undo=True)
+    await desk.fail("set-alert-rule", "INVALID_ARGUMENT", rule="kv-pressure", undo=True, threshold=80)
+
+
 async def test_gpus_and_memory_are_told(desk: MonitorDesk) -> None:
     await desk.loaded()
     found = await desk.call("get-gpu-stats", gpu_ids=["1"], include_processes=True)

@@ -203,6 +203,13 @@ class Hub:
         answer = await self._ask("PUT", "/v1/alert-rules", _json({"name": name, "given": dict(given)}))
         return AlertRuleView.model_validate_json(answer)
 
+    async def forget_alert_rule(self, name: str) -> "AlertRuleView | None":
+        """Undo what was changed of a rule; the rule as it is then, None for one that is gone."""
+        from vllm_mcp_protocol.monitoring import AlertRuleView
+
+        answer = await self._ask("DELETE", "/v1/alert-rules", params={"name": name})
+        return None if answer == b"null" else AlertRuleView.model_validate_json(answer)
+
     async def set_monitoring(self, wish: "MonitoringWish") -> None:
         """Have the hub sample as a client's settings say."""
         await self._ask("PUT", "/v1/monitoring", wish.model_dump_json())

@@ -170,6 +170,7 @@ def make_app(supervisor: Supervisor) -> Starlette:
             route("/v1/gpus", gpus, "GET"),
             route("/v1/alerts", alerts, "GET"),
             route("/v1/alert-rules", alert_rules, "PUT"),
+            route("/v1/alert-rules", forgotten_rule, "DELETE"),
             route("/v1/monitoring", monitoring, "PUT"),
             route("/v1/attach", attach),
             route("/v1/leases", lease, "GET"),
@@ -271,6 +272,12 @@ async def alert_rules(hub: Supervisor, request: Request) -> Response:
     """Store what was given of a rule, and answer with the rule as it is in force."""
     asked = NewRule.model_validate_json(await _body(request))
     return _json(hub.monitoring.set_rule(asked.name, asked.given))
+
+
+async def forgotten_rule(hub: Supervisor, request: Request) -> Response:
+    """Undo what was stored of a rule, and answer with what is in force then: null for one that is gone."""
+    rule = hub.monitoring.forget_rule(request.query_params.get("name", ""))
+    return JSONResponse(None) if rule is None else _json(rule)
 
 
 async def monitoring(hub: Supervisor, request: Request) -> Response:

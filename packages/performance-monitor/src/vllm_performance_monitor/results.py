@@ -118,7 +118,7 @@ class RulePart(Part):
 
 
 class RuleResult(ToolResult):
-    rule: RulePart
+    rule: RulePart | None
 
 
 class TrendResult(ToolResult):

@@ -15,7 +15,7 @@ from typing import Any
 from vllm_mcp_hub.core.alerting import hooks
 from vllm_mcp_hub.core.alerting.evaluation import LONGEST_STEP_S, evaluate
 from vllm_mcp_hub.core.alerting.rules import Rule
-from vllm_mcp_hub.core.alerting.ruleset import RuleFields, compose, rules_of_file, with_stored
+from vllm_mcp_hub.core.alerting.ruleset import RuleFields, compose, rules_of_file, with_stored, without_stored
 from vllm_mcp_hub.core.alerting.states import (
     AlertState,
     Change,
@@ -83,6 +83,13 @@ class Alerts:
         self.rules = self._composed()
         self._keep()
         return rule
+
+    def forget_rule(self, name: str) -> Rule | None:
+        """Undo what set-alert-rule did to it: the rule as it is without that, if there is one. Raises BadInput."""
+        self._stored = without_stored(self._stored, name)
+        self.rules = self._composed()
+        self._keep()
+        return next((rule for rule in self.rules if rule.name == name), None)
 
     def _composed(self) -> tuple[Rule, ...]:
         """The rules; where a layer cannot be used, those without it, and `trouble` says why."""

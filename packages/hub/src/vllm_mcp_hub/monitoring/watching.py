@@ -274,6 +274,12 @@ class Monitoring:
         self._write_down("alert-rule", rule=name, given=dict(given))
         return AlertRuleView(**asdict(rule))
 
+    def forget_rule(self, name: str) -> AlertRuleView | None:
+        """Undo what set-alert-rule did. Raises BadInput where it did nothing."""
+        rule = self.alerts.forget_rule(name)
+        self._write_down("alert-rule", rule=name, given=None)
+        return None if rule is None else AlertRuleView(**asdict(rule))
+
     def alerts_view(self) -> AlertsView:
         """The alerts, the rules, and what came of them."""
         return AlertsView(

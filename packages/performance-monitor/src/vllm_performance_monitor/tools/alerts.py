@@ -53,6 +53,9 @@ def register(server: SuiteServer, work: Workplace) -> None:
         clear_threshold: Annotated[float | None, Field(description="Back here it is over")] = None,
         severity: Annotated[Literal["info", "warning", "critical"] | None, Field(description="How bad it is")] = None,
         enabled: Annotated[bool | None, Field(description="false: not watched any more")] = None,
+        undo: Annotated[
+            bool, Field(description="Forget all that this tool changed of the rule; one that it made is gone")
+        ] = False,
     ) -> RuleResult:
         """Change from where on something is an alert, for all clients of this host; what is not given stays."""
         given = {
@@ -63,10 +66,17 @@ def register(server: SuiteServer, work: Workplace) -> None:
             "severity": severity,
             "enabled": enabled,
         }
+        fields = {name: value for name, value in given.items() if value is not None}
+        if undo and fields:
+            raise BadInput(
+                f"undo stands alone, and {', '.join(fields)} was given.",
+                parameter="undo",
+                suggestion="undo first, then give what is to hold",
+            )
         hub = await work.ready()
-        stored = await hub.set_alert_rule(rule, {name: value for name, value in given.items() if value is not None})
+        stored = await hub.forget_alert_rule(rule) if undo else await hub.set_alert_rule(rule, fields)
         await notify_resource_updated(ctx, ALERTS_URI)
-        return RuleResult(rule=_rule(stored))
+        return RuleResult(rule=None if stored is None else _rule(stored))
 
 
 def _rule(view: AlertRuleView) -> RulePart:

@@ -85,6 +85,18 @@ def with_stored(
     return merged, rule
 
 
+def without_stored(stored: RuleFields, name: str) -> dict[str, dict[str, Any]]:
+    """What is stored when nothing is of that rule. Raises BadInput where nothing was."""
+    if name not in stored:
+        raise BadInput(
+            f"set-alert-rule has changed nothing of a rule {name!r}; it has of {', '.join(sorted(stored)) or 'none'}.",
+            rule=name,
+            known=sorted(stored),
+            suggestion="give enabled=false to have a rule not watched any more",
+        )
+    return {key: dict(value) for key, value in stored.items() if key != name}
+
+
 def rules_of_file(content: Mapping[str, Any]) -> RuleFields:
     """The rules of a parsed rules file: a table `[<name>]` for each, with its fields. Raises SettingError.
 
