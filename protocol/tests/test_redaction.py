@@ -20,6 +20,7 @@ from vllm_mcp_protocol.redaction import redact_text
         "password='this is secret, too'",
         'client_secret: "thisissecret"',
         "access_token=thisissecret&x=1",
+        "http://user:thisissecret@127.0.0.1:99999/metrics",
     ],
 )
 def test_a_secret_is_hidden(text: str) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vllm_mcp_protocol.errors import SettingError
-from vllm_mcp_protocol.settings import HttpUrl
+from vllm_mcp_protocol.settings import MetricsUrl
 
 EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=200)]
 
@@ -37,7 +37,7 @@ class MonitoringConfig(BaseModel):
     """Of the history; `metrics.db` in the state folder where nothing is said."""
     gpus: bool = True
     alerts: bool = True
-    endpoint: HttpUrl | None = None
+    endpoint: MetricsUrl | None = None
     """A /metrics address to look at beside the engines'."""
     webhook: str | None = Field(default=None, pattern=r"^https?://[!-~]+$")
     """Alerts are posted here as JSON."""

@@ -9,7 +9,7 @@ from pydantic import Field
 from vllm_mcp_protocol.gpu import GpuReading, HostReading
 from vllm_mcp_protocol.metrics.histogram import Histogram
 from vllm_mcp_protocol.model import Value
-from vllm_mcp_protocol.settings import HttpUrl
+from vllm_mcp_protocol.settings import MetricsUrl
 
 LONGEST_WINDOW_S = 86_400.0
 LONGEST_SERIES_S = 31 * 86_400.0
@@ -148,5 +148,5 @@ class MonitoringWish(Value):
     gpus: bool | None = None
     alerts: bool | None = None
     thresholds: Mapping[str, float] | None = None
-    endpoint: HttpUrl | None = None
+    endpoint: MetricsUrl | None = None
     """A /metrics address to look at beside the engines'."""

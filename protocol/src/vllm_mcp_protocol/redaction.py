@@ -15,6 +15,8 @@ _SECRET_NAME = re.compile(
 # Short ones too, of tests and of other makers. A name of vLLM's like `hf_overrides` is not one: lower case only.
 _SECRET_VALUE = re.compile(r"\b(?:hf_(?=[\w-]*[A-Z0-9]|[a-z]{16})[\w-]{8,}|(?:sk-|gh[pousr]_)[\w-]{8,})")
 _BEARER = re.compile(r"(?i)\b(bearer\s+['\"]?)[^\s'\"]+")
+# `https://name:word@host`.
+_USER_OF_URL = re.compile(r"(?<=://)[^/?#\s]*@")
 # `'api_key': ['…']` in vLLM's log of its arguments, `HF_TOKEN=…`, `password: …`.
 _NAMED = re.compile(
     r"(?i)((?:api[_-]?key|hf[_-]?token|(?:auth|access)[_-]?token|authorization|password|passphrase|passwd|secret)"
@@ -54,5 +56,6 @@ def redacted(name: str, value: Any) -> Any:
 
 def redact_text(text: str) -> str:
     """`text` without tokens and keys that are recognizable by their form or by the name before them."""
+    text = _USER_OF_URL.sub(f"{HIDDEN}@", text)
     text = _BEARER.sub(rf"\1{HIDDEN}", _SECRET_VALUE.sub(HIDDEN, text))
     return _NAMED.sub(rf"\1{HIDDEN}", text)

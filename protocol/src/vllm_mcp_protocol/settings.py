@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
 from vllm_mcp_protocol.errors import SettingError
+from vllm_mcp_protocol.redaction import redact_text
 
 _UNEXPANDED = re.compile(r"^\$\{[^}]*\}$|^\$[A-Za-z_]\w*$")
 _HOST_NAME = re.compile(r"[\w.-]+")
@@ -52,7 +53,7 @@ def _http_url(value: str) -> str:
     except ValueError:  # brackets that do not match, a port that is no number, or above 65535
         good = False
     if not good:
-        raise ValueError(f"{value!r} is not a URL like http://127.0.0.1:8000")
+        raise ValueError(f"{redact_text(value)!r} is not a URL like http://127.0.0.1:8000")
     return value
 
 
@@ -61,8 +62,16 @@ def _engine_url(value: str) -> str:
     return _http_url(value).rstrip("/").removesuffix("/v1")
 
 
+def _metrics_url(value: str) -> str:
+    """The address of an engine, without the /metrics that is asked of it. It is shown as the engine's name."""
+    if "@" in urlsplit(value).netloc:
+        raise ValueError("a name and a password have no place in an address that everybody is shown")
+    return value.rstrip("/").removesuffix("/metrics")
+
+
 HttpUrl = Annotated[str, Field(pattern=r"^https?://[!-~]+$", max_length=2000), AfterValidator(_http_url)]
 """What it names need not be there, but whoever asks it gets an answer or a reason."""
+MetricsUrl = Annotated[HttpUrl, AfterValidator(_metrics_url)]
 EngineUrl = Annotated[str, AfterValidator(_engine_url)]
 LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_level)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
@@ -144,7 +153,9 @@ class Settings(BaseModel):
     max_session_age_days: int = Field(default=30, ge=1, description="Days that saved sessions are kept")
     # performance-monitor
     monitor_interval_ms: int = Field(default=5000, ge=100, le=3_600_000, description="Time between samples, ms")
-    metrics_endpoint: HttpUrl | None = Field(default=None, description="A /metrics address to read beside the engines'")
+    metrics_endpoint: MetricsUrl | None = Field(
+        default=None, description="A /metrics address to read beside the engines'"
+    )
     metrics_db_path: str | None = Field(default=None, description="SQLite file of the metrics history")
     metrics_retention_hours: int = Field(default=168, ge=1, le=24 * 366, description="Hours of metrics history")
     enable_gpu_monitoring: bool = Field(default=True, description="Sample GPUs through NVML")
@@ -267,7 +278,7 @@ def _setting_error(error: ValidationError, given: Mapping[str, str]) -> SettingE
 
 
 def _refusal(variable: str, value: object, allowed: str) -> SettingError:
-    shown = str(value)[:200]
+    shown = redact_text(str(value))[:200]
     return SettingError(
         f"{variable}={shown!r}: {allowed}.",
         variable=variable,
