@@ -145,7 +145,7 @@ class Monitoring:
     def _members(self) -> Iterator[Member]:
         hub = self._hub
         for view in hub.past.values():
-            failed = view.failure is not None
+            failed = view.failure is not None and view.ended_at is not None  # an older hub wrote no time
             yield Member(view.id, view.served_name, view.status, view.ready_at is not None, failed, view.ended_at)
         for engine in hub.ledger.engines.values():
             record = hub.records[engine.id]
