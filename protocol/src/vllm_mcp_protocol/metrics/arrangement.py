@@ -19,6 +19,9 @@ from vllm_mcp_protocol.metrics.names import METRICS, Kind, Metric, Together
 SAME_START_S = 1.0
 """Two values of process_start_time_seconds that are closer than this are one start: the kernel counts in ticks."""
 
+_MOST = 1e100
+"""A larger number is taken for none, as NaN is: no engine counts or measures so much, and sums of such overflow."""
+
 _Labels = Mapping[str, str]
 _Series = frozenset[tuple[str, str]]
 """The labels of a sample without its bound."""
@@ -26,7 +29,8 @@ _Series = frozenset[tuple[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class EngineReading:
-    """One scrape. A metric that the engine does not have, or that is NaN, is in none of these."""
+    """One scrape. A metric that the engine does not have, or that is NaN, is in none of these: all numbers are finite,
+    and so are sums of many readings."""
 
     gauges: Mapping[str, float]
     """Without those that are told apart by a label."""
@@ -122,8 +126,13 @@ class _Ladder:
                 raise BadHistogram("the bucket +Inf is missing")
             self._bounds = tuple(bound for bound, _ in rungs[:-1])
             self._heights = _picking([slot for _, slot in rungs])
-        total = math.nan if self.sum is None else values[self.sum]
-        return Histogram.of_heights(self._bounds, self._heights(values), total)
+        total, heights = math.nan if self.sum is None else values[self.sum], self._heights(values)
+        # One observation of NaN makes a sum NaN for the rest of the engine's life.
+        if not abs(total) <= _MOST:
+            raise BadHistogram("the sum is missing, or no finite number")
+        if not heights[-1] <= _MOST:
+            raise BadHistogram("the count is no finite number")
+        return Histogram.of_heights(self._bounds, heights, total)
 
 
 def _picking(slots: Sequence[int]) -> _Pick:
@@ -196,12 +205,12 @@ class Arrangement:
                 case Kind.GAUGE if metric.by:
                     gauges_by[name] = _split(metric, numbers.labels, some)
                 case Kind.GAUGE:
-                    sound = [value for value in some if math.isfinite(value)]
+                    sound = [value for value in some if abs(value) <= _MOST]
                     if sound:
                         gauges[name] = _joined(metric, sound)
                 case _:
-                    if not all(0 <= value < math.inf for value in some):
-                        refused.append(f"{name}: a counter is negative or not finite")
+                    if not all(0 <= value <= _MOST for value in some):
+                        refused.append(f"{name}: a counter is negative or no finite number")
                         continue
                     if metric.by:
                         counters_by[name] = _split(metric, numbers.labels, some)
@@ -239,6 +248,6 @@ def _split(metric: Metric, labels: Iterable[_Labels], some: Iterable[float]) -> 
     """One number for each value of the label that the metric is told apart by."""
     values: dict[str, list[float]] = {}
     for label, value in zip(labels, some, strict=True):
-        if math.isfinite(value):
+        if abs(value) <= _MOST:
             values.setdefault(label.get(metric.by, ""), []).append(value)
     return {key: _joined(metric, part) for key, part in values.items()}
