@@ -109,20 +109,15 @@ def quantile(histogram: Histogram, q: float) -> Quantile | None:
     return Quantile(low + (high - low) * min(1.0, max(0.0, share)), low, high)
 
 
-def increase(before: Histogram | None, after: Histogram, *, restarted: bool = False) -> Histogram:
+def increase(before: Histogram, after: Histogram) -> Histogram | None:
     """What was observed between two scrapes of one cumulative histogram.
 
-    Observations never leave a bucket: one that holds less than before, or other bounds, show that the engine was
-    started anew, and then everything in `after` is new. A restart after which each bucket holds more than before cannot
-    be seen here; `restarted` says so where something else shows it. `before` is None where nothing was counted yet.
+    None where `after` is not what `before` became: observations never leave a bucket, seconds and tokens are not
+    negative, so that their sum only grows, and bounds stay. Not all restarts can be seen here.
     """
-    if before is None or restarted or before.bounds != after.bounds:
-        return after
-    counts = tuple(map(sub, after.counts, before.counts))
-    total = after.sum - before.sum
-    # Seconds and tokens are not negative, so that their sum only grows.
-    if min(counts) < 0 or (total < 0 and after.bounds and after.bounds[0] >= 0):
-        return after
+    counts, total = tuple(map(sub, after.counts, before.counts)), after.sum - before.sum
+    if before.bounds != after.bounds or min(counts) < 0 or (total < 0 and after.bounds and after.bounds[0] >= 0):
+        return None
     return Histogram(after.bounds, counts, total)
 
 
