@@ -210,7 +210,26 @@ bare 5
 """
 LINES = SMALL.splitlines()
 PIECES = st.sampled_from(
-    ["0.0", "1", "3.5", "NaN", "+Inf", "-1", "x", "", " ", "1 1700000000000", "1_0", "\u0661", "2 ", "1\r", "# {a} 1 1"]
+    [
+        *(
+            "0.0",
+            "1",
+            "3.5",
+            "NaN",
+            "+Inf",
+            "-1",
+            "x",
+            "",
+            " ",
+            "1 1700000000000",
+            "1_0",
+            "\u0661",
+            "2 ",
+            "1\r",
+            "# {a} 1 1",
+        ),
+        *("1\t", "\t1", f"{RUNNING}\t11", f"{RUNNING}\t4 ", "vllm:num_requests_running\t12\r", "\t# a comment"),
+    ]
 )
 
 
@@ -245,6 +264,15 @@ def test_reading_on_is_reading_anew(steps: list[list[tuple[str, int, str]]], ope
             lines = changed(lines, what, at, piece)
         text = "\n".join([*lines, *(["# EOF"] if openmetrics else []), ""]).encode()
         assert repr(reader.read(text)) == repr(read_engine_metrics(text))
+
+
+@pytest.mark.parametrize("line", [f"{RUNNING}\t11", f"{RUNNING} 11 ", f"{RUNNING} 11\r"])
+def test_reading_on_takes_no_line_for_another(line: str) -> None:
+    """The value is the number of a line that nobody wants, and that changes."""
+    reader, text = EngineReader(), SMALL.replace(f"{RUNNING} 2.0", line)
+    assert "somebody_else" in text.splitlines()[11]
+    for value in (4.0, 4.0, 5.0, 6.0):
+        assert reader.read(text.replace("4.0", str(value)).encode()).gauges == {"num_requests_running": 11.0}
 
 
 def test_reading_on_takes_nothing_of_other_readings() -> None:

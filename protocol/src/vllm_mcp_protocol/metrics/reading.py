@@ -79,6 +79,8 @@ def _form_of(text: bytes, lines: Sequence[str]) -> _Form | None:
     if exposition.skipped or is_openmetrics(text):
         return None
     heads = [_head(line) for line in lines]
+    if not all(map(_plain, lines, heads)):
+        return None  # a sample that keeps its value would be taken for that of the line with this number
     numbered = [f"{head}{at}" if head else line for at, (head, line) in enumerate(zip(heads, lines, strict=True))]
     slots: list[int | None] = [None] * len(lines)
     for slot, place in enumerate(_parsed("\n".join(numbered).encode()).samples()):
@@ -95,6 +97,11 @@ def _head(line: str) -> str:
     """A line up to its value; empty for one that is no plain sample."""
     head, space, value = line.rpartition(" ")
     return head + space if plain_name(line) and plain_number(value) is not None else ""
+
+
+def _plain(line: str, head: str) -> bool:
+    """Is a line either a plain sample, or none?"""
+    return bool(head) or line.strip(" \t\r")[:1] in ("", "#")
 
 
 def _parsed(text: bytes) -> Exposition:
