@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from vllm_mcp_protocol.metrics.histogram import Histogram
 from vllm_mcp_protocol.monitoring import GaugeStat, SubjectWindow
-from vllm_performance_monitor.core.figures import in_total, latency
+from vllm_performance_monitor.core.figures import Cache, Requests, cache, in_total, latency, requests
 
 BOUNDS = (0.3, 0.5, 0.8, 1.0, 2.5)
 """As vLLM's of queue times begin, seconds."""
@@ -63,3 +63,43 @@ def test_engines_in_total() -> None:
     assert total.gauges["kv_cache_usage_perc"] == GaugeStat(0.5, 0.25, 1, 0.5)
     assert total.histograms["e2e"].counts == counted([0.4] * 3 + [0.9] * 6).counts, "7 of another kind are fewer"
     assert in_total([window("b", other, 2, 0.5)]).histograms["e2e"] == other
+
+
+def seen(counters: dict[str, float], **gauges: GaugeStat) -> SubjectWindow:
+    return SubjectWindow(
+        subject="engine:a",
+        begin_s=0,
+        end_s=60,
+        looks=12,
+        covered_s=60,
+        gauges=gauges,
+        counters=counters,
+        histograms={},
+    )
+
+
+def test_requests_that_failed_and_those_whose_clients_went_away() -> None:
+    ended = {"request_success": 100.0, "request_success:stop": 85.0, "request_success:abort": 10.0}
+    counters = ended | {"request_success:error": 5.0, "http_requests:5xx": 25.0, "http_requests:4xx": 7.0}
+    stat = GaugeStat(2.5, 1, 4, 3)
+    assert requests(seen(counters | {"num_preemptions": 2.0}, num_requests_running=stat)) == Requests(
+        total=120,
+        successful=85,
+        failed=25,
+        failed_by_cause={"error": 5, "http_5xx": 25},
+        aborted=10,
+        refused=7,
+        running=3,
+        error_rate_percent=20.833,
+        preemptions=2,
+    )
+    assert requests(seen(ended)).error_rate_percent == 0
+    assert requests(seen({"request_success": 0.0})).error_rate_percent is None
+    assert requests(seen({})) == Requests()
+
+
+def test_the_cache_in_percent() -> None:
+    counters = {"prefix_cache_queries": 400.0, "prefix_cache_hits": 100.0}
+    told = cache(seen(counters, kv_cache_usage_perc=GaugeStat(0.5, 0.25, 0.75, 0.625)))
+    assert told == Cache(kv_usage_percent=62.5, kv_usage_max_percent=75.0, prefix_hit_rate_percent=25.0)
+    assert cache(seen({"prefix_cache_queries": 0.0})) == Cache()

@@ -59,7 +59,9 @@ _METRICS: Mapping[str, _Metric] = {
     "engine_generation_tokens_per_second": _Metric("Tokens generated, over the window.", _BY_ENGINE),
     "engine_prompt_tokens_per_second": _Metric("Prompt tokens processed, over the window.", _BY_ENGINE),
     "engine_requests_per_second": _Metric("Requests that ended, over the window.", _BY_ENGINE),
-    "engine_failed_requests_per_second": _Metric("Requests that were aborted or failed, over the window.", _BY_ENGINE),
+    "engine_failed_requests_per_second": _Metric(
+        "Requests that failed, over the window; not those that were aborted.", _BY_ENGINE
+    ),
     "engine_latency_seconds": _Metric(
         "Latency that this percentage of requests did not exceed, over the window.", ("engine", "stage", "percentile")
     ),
@@ -177,8 +179,8 @@ def _engine(watch: EngineWatch, seen: SubjectWindow | None) -> Iterator[_Found]:
     yield "engine_kv_cache_usage_ratio", labels, _divided(cache.kv_usage_percent, _PERCENT)
     yield "engine_generation_tokens_per_second", labels, fast.generation_tokens_per_second
     yield "engine_prompt_tokens_per_second", labels, fast.prompt_tokens_per_second
-    yield "engine_requests_per_second", labels, fast.requests_per_second
     if seen.covered_s:
+        yield "engine_requests_per_second", labels, _divided(load.total, seen.covered_s)
         yield "engine_failed_requests_per_second", labels, _divided(load.failed, seen.covered_s)
     for stage, histogram in figures.LATENCIES.items():
         told = figures.latency(seen.histograms.get(histogram))

@@ -11,6 +11,7 @@ from typing import TypeVar
 from pydantic import Field
 
 from vllm_mcp_protocol.metrics.histogram import BadHistogram, Histogram, add, quantile
+from vllm_mcp_protocol.metrics.outcomes import outcomes
 from vllm_mcp_protocol.monitoring import GaugeStat, SubjectWindow
 from vllm_mcp_protocol.serving.results import Part
 
@@ -26,7 +27,6 @@ LATENCIES: Mapping[str, str] = {
 
 _One = TypeVar("_One")
 
-_FAILED = ("abort", "error")
 _QUANTILES = (0.5, 0.95, 0.99)
 _PERCENT = 100.0
 
@@ -155,10 +155,14 @@ def _rate(window: SubjectWindow, counter: str) -> float | None:
 class Requests(Part):
     """Of the stretch of time; running and waiting as they are now."""
 
-    total: int | None = None
+    total: int | None = Field(default=None, description="That ended: successful, failed and aborted ones")
     successful: int | None = None
-    failed: int | None = None
-    failed_by_cause: dict[str, int] = {}
+    failed: int | None = Field(
+        default=None, description="By the engine or its server; an error that was answered with 5xx is one"
+    )
+    failed_by_cause: dict[str, int] = Field(default={}, description="error: of the engine; http_5xx: of its server")
+    aborted: int | None = Field(default=None, description="The client went away; no failure")
+    refused: int | None = Field(default=None, description="Answers of 4xx, which are in no other number")
     running: int | None = None
     waiting: int | None = None
     error_rate_percent: float | None = None
@@ -166,24 +170,24 @@ class Requests(Part):
 
 
 def requests(window: SubjectWindow) -> Requests:
-    ended = window.counters.get("request_success")
-    causes = {reason: round(window.counters.get(f"request_success:{reason}", 0.0)) for reason in _FAILED}
-    causes |= {
-        f"http_{status}": round(amount)
-        for name, amount in window.counters.items()
-        if (status := name.removeprefix("http_requests:")) != name and status[:1] in "45"
-    }
-    causes = {cause: count for cause, count in causes.items() if count}
-    failed = sum(count for cause, count in causes.items() if cause in _FAILED)
+    running, waiting = (_last(window, name) for name in ("num_requests_running", "num_requests_waiting"))
+    preempted = window.counters.get("num_preemptions")
+    preemptions = None if preempted is None else round(preempted)
+    ended = outcomes(window.counters)
+    if ended is None:
+        return Requests(running=running, waiting=waiting, preemptions=preemptions)
+    causes = {"error": round(ended.errors), "http_5xx": round(ended.server_errors)}
     return Requests(
-        total=None if ended is None else round(ended),
-        successful=None if ended is None else round(ended) - failed,
-        failed=None if ended is None else failed,
-        failed_by_cause=causes,
-        running=_last(window, "num_requests_running"),
-        waiting=_last(window, "num_requests_waiting"),
-        error_rate_percent=None if not ended else round(_PERCENT * failed / ended, 3),
-        preemptions=None if (n := window.counters.get("num_preemptions")) is None else round(n),
+        total=round(ended.total),
+        successful=round(ended.total - ended.failed - ended.aborted),
+        failed=round(ended.failed),
+        failed_by_cause={cause: count for cause, count in causes.items() if count},
+        aborted=round(ended.aborted),
+        refused=round(ended.refused),
+        running=running,
+        waiting=waiting,
+        error_rate_percent=round(_PERCENT * ended.failed / ended.total, 3) if ended.total else None,
+        preemptions=preemptions,
     )
 
 

@@ -87,6 +87,7 @@ BUILT_IN: tuple[Rule, ...] = (
         suggestion="requests wait before they begin: look at requests_waiting and kv_usage in get-metrics; send fewer "
         "at once, shorten prompts, or load a second engine",
     ),
+    # A client that goes away is no failure: in a chat, one answer in ten is stopped.
     Rule(
         name="error-rate",
         metric="error_rate",
@@ -95,7 +96,8 @@ BUILT_IN: tuple[Rule, ...] = (
         for_seconds=120,
         clear_for_seconds=120,
         missing="clear",
-        suggestion="read the engine's log (get-model-logs) for the first error",
+        suggestion="failed_by_cause in get-metrics says of what: error, see get-model-logs for the first one; http_5xx "
+        "alone, the server is overloaded (send fewer at once) or its engine died (list-models)",
     ),
     # For those who want a fixed limit.
     Rule(

@@ -14,13 +14,13 @@ from vllm_mcp_hub.core.monitoring.points import Point
 from vllm_mcp_hub.core.monitoring.timeline import RAW, Timeline
 from vllm_mcp_protocol.metrics.arrangement import EngineReading
 from vllm_mcp_protocol.metrics.histogram import quantile
+from vllm_mcp_protocol.metrics.outcomes import outcomes
 
 LATENCY_S = 300.0
 QUEUE_S = 120.0
 MINUTE_S = 60.0
 _LEAST_REQUESTS = 20
 """A p99 of fewer is their slowest."""
-_FAILED = ("request_success:abort", "request_success:error")
 
 
 @dataclass(slots=True)
@@ -78,13 +78,13 @@ def _of_last_minute(window: Point | None) -> dict[str, float | None]:
     if window is None:
         return {}
     kv, waiting = window.gauge("kv_cache_usage_perc"), window.gauge("num_requests_waiting")
-    ended, preempted = window.counter("request_success"), window.counter("num_preemptions")
-    failed = sum(window.counter(name) or 0.0 for name in _FAILED)
+    preempted = window.counter("num_preemptions")
+    ended = outcomes(window.increases)
     return {
         "kv_usage": None if kv is None else kv.last * 100,
         "requests_waiting": None if waiting is None else waiting.last,
         "preemptions": None if preempted is None else preempted * 60 / window.covered_s,
-        "error_rate": None if ended is None else error_rate(ended - failed, failed),
+        "error_rate": None if ended is None else error_rate(ended.total - ended.failed, ended.failed),
     }
 
 
