@@ -8,7 +8,15 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from vllm_mcp_protocol.metrics.histogram import BadHistogram, Histogram, Quantile, add, increase, quantile
+from vllm_mcp_protocol.metrics.histogram import (
+    BadHistogram,
+    Histogram,
+    Quantile,
+    add,
+    bounded_quantile,
+    increase,
+    quantile,
+)
 
 BOUNDS = st.lists(st.integers(-20, 60), min_size=1, max_size=8, unique=True).map(
     lambda some: tuple(map(float, sorted(some)))
@@ -81,6 +89,27 @@ def test_quantiles_at_the_edges() -> None:
     assert h.mean == 30 / 8
     assert Histogram((), (0.0,), 0.0).mean is None
     assert Histogram((), (1.0,), math.nan).mean is None
+
+
+@given(st.lists(st.floats(0, 9), min_size=1, max_size=60), SHARES)
+def test_a_quantile_is_no_larger_than_the_mean_allows(observed: list[float], q: float) -> None:
+    bounds = (3.0, 4.0, 8.0)
+    plain, found = quantile(of(bounds, observed), q), bounded_quantile(of(bounds, observed), q)
+    assert plain is not None
+    assert found is not None
+    true = float(np.quantile(np.array(observed), q, method="inverted_cdf"))
+    assert found.low - 1e-9 <= true <= found.high + 1e-9
+    assert found.low <= found.value <= found.high
+    assert found.at_least == plain.at_least
+    assert found.at_least or q == 1 or found.value * (1 - q) <= math.fsum(observed) / len(observed) + 1e-9
+    assert found.value <= plain.value
+    assert found.error <= plain.error
+
+
+def test_a_quantile_whose_mean_is_unknown_is_bounded_by_nothing() -> None:
+    waits = Histogram((0.3, 0.5), (60.0, 0.0, 0.0), math.nan)
+    assert bounded_quantile(waits, 0.99) == quantile(waits, 0.99)
+    assert bounded_quantile(Histogram((0.3,), (0.0, 0.0), 0.0), 0.99) is None
 
 
 @pytest.mark.parametrize(

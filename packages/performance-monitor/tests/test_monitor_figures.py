@@ -65,6 +65,16 @@ def test_engines_in_total() -> None:
     assert in_total([window("b", other, 2, 0.5)]).histograms["e2e"] == other
 
 
+def test_shares_of_several_engines_are_no_sum() -> None:
+    """By their meaning, whatever they are called; what is no metric of vLLM is added."""
+    shares = ("engine_sleep_state:awake", "spec_decode_draft_acceptance_rate", "cpu_cache_usage_perc")
+    counts = ("num_requests_waiting_by_reason:capacity", "process_open_fds", "of_somebody_else")
+    one = seen({}, **dict.fromkeys((*shares, *counts), GaugeStat(0.75, 0.5, 1, 0.75)))
+    total = in_total([one, one]).gauges
+    assert {total[name] for name in shares} == {GaugeStat(0.75, 0.5, 1, 0.75)}
+    assert {total[name] for name in counts} == {GaugeStat(1.5, 1, 2, 1.5)}
+
+
 def seen(counters: dict[str, float], **gauges: GaugeStat) -> SubjectWindow:
     return SubjectWindow(
         subject="engine:a",

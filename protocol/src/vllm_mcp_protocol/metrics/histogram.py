@@ -109,6 +109,19 @@ def quantile(histogram: Histogram, q: float) -> Quantile | None:
     return Quantile(low + (high - low) * min(1.0, max(0.0, share)), low, high)
 
 
+def bounded_quantile(histogram: Histogram, q: float) -> Quantile | None:
+    """The same of what is never negative, and no larger than the mean allows.
+
+    vLLM's first bucket of queue times ends at 300 ms, and most requests wait for microseconds. The share `1 - q` of all
+    lies at or above a quantile and none below 0, so that it is `mean / (1 - q)` at the most (Markov).
+    """
+    told, mean = quantile(histogram, q), histogram.mean
+    if told is None or mean is None or told.at_least or q == 1:
+        return told
+    most = mean / (1 - q)
+    return Quantile(min(told.value, most), min(told.low, most), min(told.high, most))
+
+
 def increase(before: Histogram, after: Histogram) -> Histogram | None:
     """What was observed between two scrapes of one cumulative histogram.
 

@@ -10,7 +10,8 @@ from typing import TypeVar
 
 from pydantic import Field
 
-from vllm_mcp_protocol.metrics.histogram import BadHistogram, Histogram, add, quantile
+from vllm_mcp_protocol.metrics.histogram import BadHistogram, Histogram, add, bounded_quantile
+from vllm_mcp_protocol.metrics.names import METRICS, Together
 from vllm_mcp_protocol.metrics.outcomes import outcomes
 from vllm_mcp_protocol.monitoring import GaugeStat, SubjectWindow
 from vllm_mcp_protocol.serving.results import Part
@@ -33,9 +34,7 @@ _PERCENT = 100.0
 
 def in_total(windows: Sequence[SubjectWindow]) -> SubjectWindow:
     """Several engines, one at least, as one: requests, tokens and gauges that count are added; shares are averaged."""
-    gauges = {
-        name: _joined(stats, mean=name.endswith("_perc")) for name, stats in _by_name(one.gauges for one in windows)
-    }
+    gauges = {name: _joined(stats, mean=_is_share(name)) for name, stats in _by_name(one.gauges for one in windows)}
     return SubjectWindow(
         subject="total",
         begin_s=min(one.begin_s for one in windows),
@@ -46,6 +45,12 @@ def in_total(windows: Sequence[SubjectWindow]) -> SubjectWindow:
         counters={name: math.fsum(amounts) for name, amounts in _by_name(one.counters for one in windows)},
         histograms={name: _added(found) for name, found in _by_name(one.histograms for one in windows)},
     )
+
+
+def _is_share(gauge: str) -> bool:
+    """Of engines, as of ranks. `gauge` may have a label's value behind its name."""
+    metric = METRICS.get(gauge.partition(":")[0])
+    return metric is not None and metric.together is Together.MEAN
 
 
 def _by_name(found: Iterable[Mapping[str, _One]]) -> Iterable[tuple[str, list[_One]]]:
@@ -105,18 +110,13 @@ def latency(histogram: Histogram | None) -> Latency:
     if histogram is None or not (count := histogram.count):
         return Latency()
     mean = histogram.mean
-    # Never more than the mean allows: vLLM's first bucket of queue times ends at 300 ms, and most requests wait for
-    # microseconds. The share 1 - q of all lies at or above a quantile, and none below 0 (Markov).
-    told = {q: quantile(histogram, q) for q in _QUANTILES}
-    most_s = {q: math.inf if mean is None else mean / (1 - q) for q in _QUANTILES}
-    p50, p95, p99 = (None if one is None else _ms(min(one.value, most_s[q])) for q, one in told.items())
-    last = told[0.99]
+    p50, p95, p99 = (bounded_quantile(histogram, q) for q in _QUANTILES)
     return Latency(
-        p50_ms=p50,
-        p95_ms=p95,
-        p99_ms=p99,
+        p50_ms=None if p50 is None else _ms(p50.value),
+        p95_ms=None if p95 is None else _ms(p95.value),
+        p99_ms=None if p99 is None else _ms(p99.value),
         avg_ms=None if mean is None else _ms(mean),
-        p99_error_ms=None if last is None or last.at_least else _ms(min(last.error, most_s[0.99])),
+        p99_error_ms=None if p99 is None or p99.at_least else _ms(p99.error),
         measured=round(count),
     )
 

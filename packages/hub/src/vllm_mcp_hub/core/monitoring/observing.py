@@ -13,7 +13,7 @@ from vllm_mcp_hub.core.alerting.states import Observation
 from vllm_mcp_hub.core.monitoring.points import Point
 from vllm_mcp_hub.core.monitoring.timeline import RAW, Timeline
 from vllm_mcp_protocol.metrics.arrangement import EngineReading
-from vllm_mcp_protocol.metrics.histogram import quantile
+from vllm_mcp_protocol.metrics.histogram import bounded_quantile
 from vllm_mcp_protocol.metrics.outcomes import outcomes
 
 LATENCY_S = 300.0
@@ -69,7 +69,8 @@ def _of_latency(window: Point | None) -> dict[str, float | None]:
     values: dict[str, float | None] = {}
     for metric, name in names.items():
         histogram = found.get(name)
-        told = quantile(histogram, 0.99) if histogram is not None and histogram.count >= _LEAST_REQUESTS else None
+        enough = histogram is not None and histogram.count >= _LEAST_REQUESTS
+        told = bounded_quantile(histogram, 0.99) if histogram is not None and enough else None
         values[metric] = None if told is None else told.value * 1000
     return values
 

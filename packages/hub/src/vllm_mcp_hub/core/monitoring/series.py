@@ -7,7 +7,7 @@ from itertools import groupby
 from vllm_mcp_hub.core.monitoring.points import Point, together
 from vllm_mcp_hub.core.monitoring.timeline import MINUTE, QUARTER, RAW, Tier
 from vllm_mcp_protocol.errors import BadInput
-from vllm_mcp_protocol.metrics.histogram import quantile
+from vllm_mcp_protocol.metrics.histogram import bounded_quantile
 
 MOST_POINTS = 2000
 _NAME = re.compile(r"(?:(rate|increase|mean|p\d{1,2}(?:\.\d)?):)?([a-z][a-z0-9_]{0,99}(?::[\w .-]{1,60})?)")
@@ -48,7 +48,7 @@ def _grown(point: Point, metric: str, *, per_second: bool) -> float | None:
 
 def _quantile(point: Point, metric: str, q: float) -> float | None:
     histogram = point.histograms.get(metric)
-    told = None if histogram is None else quantile(histogram, q)
+    told = None if histogram is None else bounded_quantile(histogram, q)
     return None if told is None else told.value
 
 
