@@ -4,7 +4,6 @@ All return None where the window cannot tell.
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 Points = Sequence[tuple[float, float]]
 """(unix seconds, value), in order of time, without gaps."""
@@ -32,33 +31,7 @@ def queue_growth(waiting: Points) -> float | None:
     return max(0.0, min(last) - max(first))
 
 
-def increase(counter: Points) -> float | None:
-    """How much a counter grew in the window. A counter that fell began anew, at 0, when its engine did."""
-    if len(counter) < 2:
-        return None
-    steps = pairwise(value for _, value in counter)
-    return sum(after - before if after >= before else after for before, after in steps)
-
-
-def per_minute(counter: Points) -> float | None:
-    """`preemptions`: a counter's growth for each minute of the window."""
-    grown = increase(counter)
-    if grown is None or counter[-1][0] <= counter[0][0]:
-        return None
-    return grown * 60 / (counter[-1][0] - counter[0][0])
-
-
 def error_rate(successful: float, failed: float, *, least: int = _LEAST_REQUESTS) -> float | None:
     """`error_rate` of the requests that ended in the window, in percent."""
     total = successful + failed
     return 100 * failed / total if total >= least else None
-
-
-def restarts(ended_at: Sequence[float], now: float, *, window_s: float = 3600) -> int:
-    """`restarts`: how often an engine ended without being asked to."""
-    return sum(now - window_s < at <= now for at in ended_at)
-
-
-def temperature_margin(celsius: float | None, slowdown_celsius: float | None) -> float | None:
-    """`temperature_margin`: below 0 the GPU already slows down."""
-    return None if celsius is None or slowdown_celsius is None else slowdown_celsius - celsius

@@ -124,12 +124,6 @@ def to_send(queue: Queue, now: float, policy: Policy) -> tuple[Delivery, ...]:
     return tuple(one for one in _heads(queue) if _wait_s(one, now, policy) <= 0)
 
 
-def next_look_s(queue: Queue, now: float, policy: Policy) -> float | None:
-    """Seconds until `to_send` has something; None when there is nothing to wait for."""
-    waits = [max(0.0, _wait_s(one, now, policy)) for one in _heads(queue)]
-    return min(waits) if waits else None
-
-
 def started(queue: Queue, delivery: Delivery, now: float) -> Queue:
     """An attempt is under way."""
     return _with(queue, delivery, lambda one: replace(one, sent_at=now, attempts=one.attempts + 1))
