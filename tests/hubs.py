@@ -151,7 +151,7 @@ def wish(model: str, **more: Any) -> LoadRequest:
     return LoadRequest(model_id=model, options=options, **more)
 
 
-def wait_for(condition: Callable[[], object], what: str, limit_s: float = 20.0) -> None:
+def wait_for(condition: Callable[[], object], what: str, limit_s: float = 60.0) -> None:
     """Return when `condition` holds. The limit is for tests that fail; passing ones never reach it."""
     deadline_s = time.monotonic() + limit_s
     while not condition():

@@ -35,7 +35,7 @@ def http_server(*arguments: str, **env: str) -> Iterator[str]:
         finally:
             process.terminate()
             rest = process.stderr.read()
-            code = process.wait(timeout=20)
+            code = process.wait(timeout=60)
     assert code in (0, -15)
     assert "Traceback" not in rest
 

@@ -43,7 +43,7 @@ def chore(probe: Path, what: str, **more: Any) -> Chore:
 
 
 async def until(hub: Hub, holds: Callable[[ChoreView], bool]) -> ChoreView:
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         while not ((views := (await hub.state()).chores) and holds(views[0])):
             await anyio.sleep(0.05)
     return views[0]

@@ -84,14 +84,14 @@ async def test_a_client_killed_in_the_middle_of_a_load_does_not_stop_it(site: Hu
     """Crush SIGKILLs the whole process group. The engine belongs to the hub and gets ready."""
     process = loading(site, "crush")
     os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
     async with site.client(start=False) as hub:
         await until(hub, "e1", EngineStatus.READY)
 
 
 async def test_a_server_ends_when_its_client_closes_the_pipe(site: HubSite) -> None:
     process = loading(site, "opencode")
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
     assert process.returncode == 0
     async with site.client(start=False) as hub:
         await until(hub, "e1", EngineStatus.READY)

@@ -91,7 +91,7 @@ async def test_a_client_group_that_is_killed_leaves_hub_and_engines(site: HubSit
     assert client.stdout is not None
     assert client.stdout.readline() == "loaded\n"
     os.killpg(client.pid, signal.SIGKILL)
-    client.communicate(timeout=20)
+    client.communicate(timeout=60)
     async with site.client(start=False) as hub:
         await until(hub, "e1", EngineStatus.READY)
 
@@ -201,7 +201,7 @@ async def test_a_number_that_now_is_somebody_else_is_not_touched(site: HubSite) 
             await ready(hub, "next")
             assert stranger.poll() is None
         finally:
-            stranger.communicate(b"\n", timeout=10)
+            stranger.communicate(b"\n", timeout=60)
 
 
 async def test_unload_then_load_queues_and_starts_after_the_old_engine_is_gone(site: HubSite) -> None:

@@ -31,7 +31,7 @@ def server_env(**more: str) -> dict[str, str]:
     return {**kept, "PYTHONPATH": os.pathsep.join(map(str, sources)), **more}
 
 
-async def eventually(condition: Callable[[], object], limit_s: float = 10.0) -> None:
+async def eventually(condition: Callable[[], object], limit_s: float = 60.0) -> None:
     """Wait until `condition()` holds; TimeoutError after `limit_s`."""
     with anyio.fail_after(limit_s):
         while not condition():
@@ -110,7 +110,7 @@ class RawClient:
         self.ask("initialize", hello)
         self.notify("notifications/initialized")
 
-    def end(self, limit_s: float = 10.0) -> int:
+    def end(self, limit_s: float = 60.0) -> int:
         """Close the server's stdin and wait for its exit; the code."""
         assert self.process.stdin is not None
         self.process.stdin.close()

@@ -39,7 +39,7 @@ def http_server(command: tuple[str, ...], folder: Path) -> Iterator[str]:
             yield line.split()[-1]
         finally:
             process.terminate()
-            process.communicate(timeout=30)
+            process.communicate(timeout=60)
             anyio.run(_end_hub, folder / "hub")
 
 

@@ -123,7 +123,7 @@ def test_an_interrupt_while_loading_ends_everything(cli: Cli, number: signal.Sig
     process = stage.start()
     until(lambda: stage.loads() or process.poll() is not None)
     process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 128 + number, err
     assert "Ended what the demo had started" in err
     assert "Traceback" not in err
@@ -137,7 +137,7 @@ def test_a_server_that_is_killed_is_a_failure_and_swept(cli: Cli) -> None:
     until(lambda: stage.loads() or process.poll() is not None)
     (server,) = (pid for pid, command in _commands() if "vllm_model_manager" in command and _mentions(pid, stage.mine))
     os.kill(server, signal.SIGKILL)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 1, err
     assert "The MCP server" in err
     assert "Traceback" not in err

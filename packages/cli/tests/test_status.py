@@ -157,7 +157,7 @@ def test_up_in_the_foreground_leaves_the_hub_running(cli: Cli, number: signal.Si
         if line.startswith("No engines."):
             break
     process.send_signal(number)
-    _, words = process.communicate(timeout=30)
+    _, words = process.communicate(timeout=60)
     assert process.returncode == 128 + number
     assert words == "The hub and its engines run on. `vllm-mcp down` ends them.\n"
     assert json.loads(cli("status", "--json").stdout)["hub"]
@@ -170,7 +170,7 @@ def test_watch_without_a_terminal_prints_changes_only(cli: Cli) -> None:
     assert cli("up", "--detach").returncode == 0
     assert process.stdout.readline().startswith("device")
     process.send_signal(signal.SIGINT)
-    rest, _ = process.communicate(timeout=30)
+    rest, _ = process.communicate(timeout=60)
     assert rest.count("device") == 0
 
 

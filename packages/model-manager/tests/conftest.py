@@ -71,7 +71,7 @@ class Desk(BareDesk):
 
     async def until(self, model_id: str, *statuses: str) -> dict[str, Any]:
         """The model's row once it has one of `statuses`."""
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             while (row := (await self.rows())[model_id])["status"] not in statuses:
                 await anyio.sleep(0.05)
         return row
@@ -103,7 +103,7 @@ async def site(shared_site: HubSite) -> AsyncIterator[HubSite]:
         for view in (await hub.state()).engines:
             if not view.remote and view.status is not EngineStatus.STOPPED:
                 await hub.stop(view.id, force=True)
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             while any(v.status is not EngineStatus.STOPPED for v in (await hub.state()).engines if not v.remote):
                 await anyio.sleep(0.02)
 

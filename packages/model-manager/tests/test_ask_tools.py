@@ -94,7 +94,7 @@ async def test_a_cancelled_question_frees_the_engine(modern: Any, site: HubSite)
     with anyio.move_on_after(1.5) as scope:
         await modern.call("generate-text", prompt="x")
     assert scope.cancelled_caught
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         while (await modern.call("get-model-info", model_id="org/llama"))["performance"]["requests_in_flight"]:
             await anyio.sleep(0.05)
 

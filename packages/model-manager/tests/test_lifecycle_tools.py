@@ -23,7 +23,7 @@ async def busy(desk: Any, model_id: str = "org/llama") -> AsyncIterator[dict[str
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(ask)
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             while not (await desk.call("get-model-info", model_id=model_id))["performance"]["requests_in_flight"]:
                 await anyio.sleep(0.02)
         yield outcome

@@ -36,7 +36,7 @@ async def only_view(site: HubSite) -> EngineView:
 
 
 async def until_starting(site: HubSite) -> None:
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         while len(site.living()) != 1:
             await anyio.sleep(0.05)
 
@@ -101,7 +101,7 @@ class Pipe:
         """End of file, and wait for the server's end."""
         assert self.process.stdin is not None
         self.process.stdin.close()
-        self.process.wait(timeout=20)
+        self.process.wait(timeout=60)
 
 
 @pytest.mark.parametrize("mode", ["legacy", "auto"])
@@ -118,7 +118,7 @@ async def test_a_client_that_ends_in_the_middle_of_a_load_does_not_end_the_load(
     client.close()
     async with site.client() as hub:
         view = await only_view(site)
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             while view.status is EngineStatus.STARTING:
                 view = await hub.wait(view.id, seen_epoch=view.epoch, timeout_s=5)
     assert view.status is EngineStatus.READY

@@ -171,7 +171,7 @@ async def nothing_runs(engine: RunningEngine) -> None:
         lines = engine.client.get("/metrics").text.splitlines()
         return sum(float(line.split()[-1]) for line in lines if line.startswith("vllm:num_requests_running"))
 
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         while running():
             await anyio.sleep(0.02)
 
