@@ -170,6 +170,13 @@ def test_a_rules_file_that_cannot_be_used_is_refused_by_name(text: str, words: s
         compose(file=rules_of_file(tomllib.loads(text)))
 
 
+def test_a_new_rule_takes_silence_as_the_built_in_rule_of_its_metric_does() -> None:
+    rules = {rule.name: rule for rule in compose(file={"mine": {"metric": "ttft_p99", "threshold": 5}})}
+    assert rules["mine"].missing == "clear" == next(rule.missing for rule in BUILT_IN if rule.metric == "ttft_p99")
+    kept = compose(file={"mine": {"metric": "ttft_p99", "threshold": 5, "missing": "keep"}})
+    assert next(rule.missing for rule in kept if rule.name == "mine") == "keep"
+
+
 def test_what_set_alert_rule_stores_adds_up_and_is_what_compose_makes_of_it() -> None:
     stored, first = with_stored({}, "kv-pressure", {"threshold": 80, "severity": None})
     assert (first.threshold, first.severity, stored) == (80, "warning", {"kv-pressure": {"threshold": 80}})

@@ -249,6 +249,19 @@ def test_a_queued_load_is_a_promise() -> None:
     assert step(ledger, Vanished(a, 0)) == [Spawn("e2")]
 
 
+def test_another_model_is_not_served_under_a_name_in_use() -> None:
+    """Told apart from a load by the alias, and from one of the same model under the name that it has."""
+    ledger = Ledger({"0": 100})
+    engine = ready(ledger, "chat", 10, model="org/llama")
+    for more in ({"model": "org/llama"}, {"model": "chat"}, {}):
+        [granted] = [e for e in load(ledger, "chat", 10, **more) if isinstance(e, Granted)]
+        assert (granted.engine, granted.joined) == (engine, True)
+    for dry_run in (False, True):
+        [refused] = load(ledger, "chat", 10, model="org/qwen", dry_run=dry_run)
+        assert isinstance(refused, Refused)
+        assert refused.error.message == f"{engine} serves org/llama as chat, so org/qwen cannot have that name."
+
+
 def test_the_same_name_is_joined_not_loaded_twice() -> None:
     ledger = Ledger({"0": 80})
     load(ledger, "a", 80)

@@ -297,7 +297,7 @@ class Hub:
             f"The hub in {self._folder} cannot be used: {why}.",
             state_dir=str(self._folder),
             log_tail=_tail(log),
-            suggestion=f"read {log}, then call again; engines that run are adopted by the next hub",
+            suggestion=f"vllm-mcp doctor or {log} tells why; then call again, the next hub adopts engines that run",
         )
 
     async def _connected(self) -> httpx2.AsyncClient:

@@ -6,6 +6,7 @@ from vllm_mcp_hub.core.events import LoadRequested
 from vllm_mcp_hub.core.ledger import Engine, Ledger, S
 from vllm_mcp_hub.core.placement import Idle, Placement, place
 from vllm_mcp_protocol.errors import (
+    BadInput,
     DeviceSettling,
     ErrorInfo,
     GpuMemoryInsufficient,
@@ -119,6 +120,15 @@ def not_now(engine: Engine, why: str) -> ErrorInfo:
         f"{engine.id} ({engine.name}) {why}.",
         engine_id=engine.id,
         suggestion="call again when it has finished",
+    ).info
+
+
+def name_taken(engine: Engine, model: str) -> ErrorInfo:
+    """The error of a load of another model under a name in use."""
+    return BadInput(
+        f"{engine.id} serves {engine.model or engine.name} as {engine.name}, so {model} cannot have that name.",
+        engine_id=engine.id,
+        suggestion=f"give another served_model_name, or unload-model {engine.name} first",
     ).info
 
 

@@ -19,7 +19,7 @@ Every state in which the device's free memory moves is SETTLING, and nothing is 
 cache from free-memory deltas of the whole device (vllm#55827, vllm#56830).
 """
 
-from vllm_mcp_hub.core.admission import admit, not_loaded, not_now, sleep_obstacle, wake_obstacle
+from vllm_mcp_hub.core.admission import admit, name_taken, not_loaded, not_now, sleep_obstacle, wake_obstacle
 from vllm_mcp_hub.core.events import (
     Adopted,
     BecameReady,
@@ -151,6 +151,8 @@ def _load(ledger: Ledger, event: LoadRequested) -> list[Effect]:
 
 
 def _join(ledger: Ledger, present: Engine, event: LoadRequested) -> list[Effect]:
+    if event.model not in ("", event.name, present.name, present.model):
+        return [Refused(event.request, name_taken(present, event.model))]
     joined: list[Effect] = [Granted(event.request, present.id, joined=True, devices=present.devices)]
     if event.dry_run:
         return joined

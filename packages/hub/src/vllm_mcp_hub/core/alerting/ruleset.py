@@ -19,7 +19,7 @@ RuleFields = Mapping[str, Mapping[str, Any]]
 
 FROM_FILE = "rules file"
 FROM_TOOL = "set-alert-rule"
-_DIRECTIONS = {rule.metric: rule.direction for rule in BUILT_IN}
+_OF_METRIC = {rule.metric: {"direction": rule.direction, "missing": rule.missing} for rule in BUILT_IN}
 MOST_RULES = 200
 """Every rule is evaluated for every subject, every few seconds."""
 
@@ -37,8 +37,8 @@ def compose(
     `thresholds` are `Settings.alert_thresholds`; `observed` are the metrics that this host observes beside those of
     `METRICS`. A threshold for a metric without a built-in rule makes a rule of its own. A rule that is off unless
     somebody gives a threshold is on once that happened, and stays off where somebody said `enabled = false`. A new rule
-    looks in the direction of the built-in one for its metric. A clear threshold that was stored alone ends where the
-    threshold is that holds now.
+    has the direction, and the word on what is missing, of the built-in one for its metric. A clear threshold that was
+    stored alone ends where the threshold is that holds now.
 
     Raises SettingError for the file and the variables, BadInput for what was stored and for too many rules.
     """
@@ -122,8 +122,8 @@ def _layer(
     metric = given.get("metric")
     if isinstance(metric, str):
         _check_metric(metric, known, f"alert rule {name!r}: metric", kind)
-    if isinstance(metric, str) and "direction" not in given and (base is None or metric != base.metric):
-        given = {**given, "direction": _DIRECTIONS.get(metric, "above")}
+    if isinstance(metric, str) and (base is None or metric != base.metric):
+        given = {**_OF_METRIC.get(metric, {"direction": "above"}), **given}
     if "enabled" in given:
         said.add(name)
     elif base is not None and "threshold" in given and name not in said:
