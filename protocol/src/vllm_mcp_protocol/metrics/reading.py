@@ -55,11 +55,17 @@ class _Form:
     def take(self, lines: Sequence[str], before: Sequence[str]) -> bool:
         """Take the numbers that changed. False: more has changed, and this form is of no use any more."""
         heads, slots, values = self._heads, self._slots, self._values
+        numbers: dict[str, float | None] = {}  # the upper buckets of a histogram mostly hold the same
         for at in compress(count(), map(ne, lines, before)):
             head, line = heads[at], lines[at]
-            value = plain_number(line[len(head) :]) if head and line.startswith(head) else None
-            if value is None:
+            if not head or not line.startswith(head):
                 return False
+            text = line[len(head) :]
+            value = numbers.get(text)
+            if value is None:
+                value = numbers[text] = plain_number(text)
+                if value is None:
+                    return False
             slot = slots[at]
             if slot is not None:
                 values[slot] = value

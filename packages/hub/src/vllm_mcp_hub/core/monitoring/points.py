@@ -200,10 +200,9 @@ def _of_two_layouts(one: Point, other: Point) -> Point:
     gauges = one.gauges
     for name, later in other.gauges.items():
         gauges[name] = gauges[name].then(later) if name in gauges else later
-    counters = {
-        name: one.increases.get(name, 0.0) + other.increases.get(name, 0.0)
-        for name in dict.fromkeys((*one.layout.counters, *other.layout.counters))
-    }
+    counters = one.increases
+    for name, grown in other.increases.items():
+        counters[name] = counters.get(name, 0.0) + grown
     histograms = dict(one.histograms)
     for name, histogram in other.histograms.items():
         histograms[name] = _added(histograms.get(name), histogram)
