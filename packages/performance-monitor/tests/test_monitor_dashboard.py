@@ -75,16 +75,29 @@ def view(name: str, status: EngineStatus = EngineStatus.READY, created_at: float
 
 
 def watch(of: EngineView, **more: Any) -> EngineWatch:
-    return EngineWatch(engine_id=of.id, name=of.served_name, **{"answers": True, **more})
+    return EngineWatch(engine_id=of.id, **{"name": of.served_name, "answers": True, **more})
 
 
 DIED = ErrorInfo(code="ENGINE_DIED", message="it died", details={"suggestion": "load it again"})
 
 
-def test_the_newest_engine_of_a_name_is_shown_and_one_that_was_unloaded_is_not() -> None:
-    crashed = view("b", EngineStatus.STOPPED, 1.0, failure=DIED)
-    views = [view("c"), view("b"), crashed, view("a", EngineStatus.STOPPED, 5.0), view("a", created_at=4.0)]
-    assert [one.id for one in shown_engines(views)] == [crashed.id, "e-c-0"]
+def test_what_is_there_is_shown_and_of_what_ended_the_last_of_its_name_if_it_fell_over() -> None:
+    over = EngineStatus.STOPPED
+    crashed, again = view("b", over, 1.0, failure=DIED), view("b", over, 2.0, failure=DIED)
+    unloaded = [view("a", over, 4.0, failure=DIED), view("a", over, 5.0)]
+    both = [view("d", created_at=1.0), view("d", EngineStatus.UNREACHABLE, 2.0, remote=True)]
+    views = [view("c", over, failure=DIED), view("c", created_at=3.0), crashed, again, *unloaded, *both]
+    assert [one.id for one in shown_engines(views)] == [again.id, "e-c-3", "e-d-1", "e-d-2"]
+
+
+def test_two_engines_of_one_name_are_told_apart() -> None:
+    own, other = view("a", created_at=1.0, measured_bytes=7), view("a", EngineStatus.UNREACHABLE, 2.0)
+    seen = window(engines=[watch(other, answers=False), watch(own, name="a (2)")])
+    rows = engine_rows(seen, [own, other])
+    assert [(one.name, one.state, one.memory_bytes) for one in rows] == [
+        ("a (2)", "ready", 7),
+        ("a", "does not answer", None),
+    ]
 
 
 def test_figures_are_those_of_engines_that_answer() -> None:

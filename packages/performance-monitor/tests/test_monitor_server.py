@@ -11,6 +11,7 @@ from typing import Any
 import anyio
 import pytest
 
+from tests.fakes.scripted_server import Request, scripted
 from tests.hubs import HubSite
 from tests.monitor_desk import LIMIT_S, QUICK, MonitorDesk
 from vllm_mcp_protocol.engine_http import EngineHttp
@@ -130,6 +131,32 @@ async def test_an_engine_that_is_killed_raises_one_alert_which_clears_on_recover
     kinds = [one["kind"] for one in past if one["rule"] == "engine-down"]
     assert kinds == ["cleared", "raised"]
     assert not await active()
+
+
+async def elsewhere(request: Request) -> None:
+    """An engine of somebody else that serves the same model."""
+    bodies = {"/v1/models": b'{"data": [{"id": "org/small"}]}', "/metrics": b"vllm:num_requests_running 1\n"}
+    body = bodies.get(request.path)
+    status = b"404 Not Found" if body is None else b"200 OK"
+    await request.send(b"HTTP/1.1 %b\r\nContent-Length: %d\r\n\r\n%b" % (status, len(body or b""), body or b""))
+
+
+async def test_of_two_engines_that_serve_the_same_each_has_its_own_figures(desk: MonitorDesk) -> None:
+    async with scripted(elsewhere) as server, desk.site.client() as hub:
+        await hub.attach(f"http://127.0.0.1:{server.port}")
+        engine_id = await desk.loaded()
+        await desk.call("get-metrics")
+
+        async def both() -> list[dict[str, Any]] | None:
+            rows = (await desk.call("get-metrics"))["engines"]
+            return rows if len(rows) == 2 else None
+
+        rows = await until(both, "both are seen")
+    assert [(row["engine"], row["engine_id"]) for row in rows] == [
+        ("org/small", "r1"),
+        ("org/small (2)", engine_id),
+    ]
+    assert [row["memory"]["promised_mb"] is not None for row in rows] == [False, True]
 
 
 async def test_an_engine_that_was_unloaded_raises_nothing(desk: MonitorDesk) -> None:

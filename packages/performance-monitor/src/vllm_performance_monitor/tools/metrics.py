@@ -61,7 +61,7 @@ def register(server: SuiteServer, work: Workplace) -> None:
         window, state, alerts = await asyncio.gather(hub.metrics(duration_seconds), hub.state(), hub.alerts())
         asked = metrics or list(_GROUPS)
         names = [name for name in asked if name not in _GROUPS]
-        views = {view.served_name: view for view in state.engines}
+        views = {view.id: view for view in state.engines}
         watches = {watch.name: watch for watch in window.engines}
         subjects = engines_of(window, model_id) if model_id else _shown(window)
         shown = subjects[: _MOST_WITH_HISTORY if include_history else _MOST_ENGINES]
@@ -93,7 +93,8 @@ def _row(
 ) -> EngineMetrics:
     name = subject.subject.removeprefix("engine:")
     row = _figures(name, subject, asked, names)
-    watch, view = watches.get(name), views.get(name)
+    watch = watches.get(name)
+    view = None if watch is None else views.get(watch.engine_id)
     update: dict[str, object] = {}
     if watch is not None:
         update = {

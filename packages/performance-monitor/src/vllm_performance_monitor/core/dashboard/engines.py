@@ -72,12 +72,16 @@ class StartRow:
 
 
 def shown_engines(views: Iterable[EngineView]) -> list[EngineView]:
-    """The newest engine of each name, without those that somebody unloaded."""
-    newest: dict[str, EngineView] = {}
+    """All that are there, and of a name that none of them has the last engine, if it fell over."""
+    last: dict[str, EngineView] = {}
+    living: list[EngineView] = []
     for view in sorted(views, key=lambda one: one.created_at):
-        newest[view.served_name] = view
-    living = [view for view in newest.values() if view.status is not EngineStatus.STOPPED or view.failure is not None]
-    return sorted(living, key=lambda one: one.served_name.lower())
+        last[view.served_name] = view
+        if view.status is not EngineStatus.STOPPED:
+            living.append(view)
+    names = {view.served_name for view in living}
+    fallen = [view for name, view in last.items() if name not in names and view.failure is not None]
+    return sorted([*living, *fallen], key=lambda one: one.served_name.lower())
 
 
 def engine_rows(window: MonitoringWindow, views: Sequence[EngineView]) -> list[EngineRow]:
@@ -96,7 +100,7 @@ def _row(view: EngineView, watch: EngineWatch | None, subjects: Mapping[str, Sub
     trouble, suggestion = _trouble(view, watch)
     is_over = view.status is EngineStatus.STOPPED
     return EngineRow(
-        name=view.served_name,
+        name=view.served_name if watch is None else watch.name,
         engine_id=view.id,
         state=state,
         level=level,
