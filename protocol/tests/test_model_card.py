@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+import yaml  # type: ignore[import-untyped]
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -131,7 +132,7 @@ _CARDS = st.fixed_dictionaries(
 )
 
 
-def _written(described: dict[str, Any], flow: bool, yaml: Any) -> str:
+def _written(described: dict[str, Any], flow: bool) -> str:
     """As a YAML writer lays it out, or each value on its line: JSON is YAML too."""
     if flow:
         return "".join(f"{key}: {json.dumps(value)}\n" for key, value in described.items())
@@ -144,8 +145,7 @@ def _written(described: dict[str, Any], flow: bool, yaml: Any) -> str:
 def test_cards_that_a_yaml_writer_wrote_are_read_like_a_yaml_reader_reads_them(
     described: dict[str, Any], flow: bool
 ) -> None:
-    yaml: Any = pytest.importorskip("yaml")
-    written = _written(described, flow, yaml)
+    written = _written(described, flow)
     assert (yaml.safe_load(written) or {}) == described
     found = read_model_card(f"---\n{written}---\n")
     base = described.get("base_model", [])

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
+import jsonschema
 import pytest
 from pydantic import BaseModel, Field, StringConstraints, create_model
 from pydantic.fields import FieldInfo
@@ -259,7 +260,6 @@ def test_results_are_written_out_in_place_and_may_be_null() -> None:
 
 
 def test_one_schema_describes_success_and_failure() -> None:
-    jsonschema = pytest.importorskip("jsonschema")
     schema = output_schema(Shape)
     shape = Shape(points=[], centre=Point(x=1), colour=None, area=None, tags={})
     jsonschema.validate(shape.model_dump(mode="json"), schema)

@@ -38,7 +38,7 @@ LOOK_LIMIT_S = 4.0
 LOOKS_AT_ONCE = 16
 FORGET_EVERY_S = 600.0
 _SUBJECTS_MOST = 500
-_GONE_AFTER_S = 3600.0
+_UNWRITTEN_MOST = 5000
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,9 +323,6 @@ class Monitor:
             older = await self._history.read(subject, tier, begin_s, first_s)
             return [*(one for one in older if one.end_s <= first_s), *points]
         return points
-
-
-_UNWRITTEN_MOST = 5000
 
 
 def _locked(path: Path) -> int:
